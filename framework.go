@@ -1,0 +1,126 @@
+package bsn
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+)
+
+// ErrNoNode means that no node of the given id exists.
+var ErrNoNode = errors.New("no such node")
+
+// Site is the city's own side of a chain: what a framework needs to plan and
+// tend the one node that runs here.
+type Site struct {
+	Net   Net
+	City  City
+	Chain Chain
+	// Dir is the node's own folder; private keys are made in it and never leave.
+	Dir string
+}
+
+// Framework is the knowledge of one blockchain software, for all its chains.
+type Framework interface {
+	Name() string
+	// Software makes sure that the node's binary is at hand and returns its path.
+	// Progress reports completed and total steps of a build; it may be nil.
+	Software(ctx context.Context, progress func(done, total int)) (string, error)
+	// Keys makes the node's private keys in site.Dir, once, and returns their
+	// public side. The same folder always gives the same keys.
+	Keys(site Site) (map[string]string, error)
+	// Genesis builds the chain's genesis from its record alone.
+	Genesis(chain Chain) ([]byte, error)
+	// CheckGenesis decodes a proposed genesis and compares it with what the record
+	// asks for; the error names the first difference.
+	CheckGenesis(chain Chain, proposed []byte) error
+	// Plan specifies the node. The genesis is the approved artifact.
+	Plan(site Site, binary string, genesis []byte) (NodeSpec, error)
+	// Health asks the node itself. An error means that it does not answer.
+	Health(ctx context.Context, site Site) (Health, error)
+	// Govern does the node's part in changes of the running chain's membership
+	// that the ledger decided, and nothing else. It returns what it did, if anything.
+	Govern(ctx context.Context, site Site) (string, error)
+	// Endpoint is where the node of a chain in a city serves its clients.
+	Endpoint(net Net, chain Chain, cityIndex int) Endpoint
+	// Methods is the framework's method table for the gateway.
+	Methods() Methods
+	// Inspect decodes a raw transaction that a client hands in with a method of
+	// class MethodSend.
+	Inspect(method string, params json.RawMessage) (Transaction, error)
+	// Verify checks on a node that the version's contracts are on the chain.
+	Verify(ctx context.Context, e Endpoint, v Version) error
+	// Query reads from a contract. Arguments and result are JSON in the
+	// framework's plain form; pkg is the version's artifact.
+	Query(ctx context.Context, e Endpoint, v Version, pkg []byte, contract, function string, args []json.RawMessage) (json.RawMessage, error)
+	// Describe lists what a version's artifact offers.
+	Describe(pkg []byte) ([]Interface, error)
+}
+
+// Interface is a contract of an app, as a caller sees it.
+type Interface struct {
+	Contract  string          `json:"contract"`
+	ABI       json.RawMessage `json:"abi,omitempty"`
+	Functions []Function      `json:"functions"`
+}
+
+// Function of a contract.
+type Function struct {
+	Name   string   `json:"name"`
+	Inputs []string `json:"inputs"`
+	Reads  bool     `json:"reads"` // it changes nothing
+}
+
+// Endpoint is where a node serves its clients.
+type Endpoint struct {
+	HTTP string `json:"http"`
+	WS   string `json:"ws,omitempty"`
+}
+
+// Health is what a node says of itself and its chain.
+type Health struct {
+	Height     int64    `json:"height"`
+	Peers      int      `json:"peers"`
+	Syncing    bool     `json:"syncing"`
+	HeadAge    float64  `json:"headAgeSeconds"` // since the newest block's own time
+	Validators []string `json:"validators,omitempty"`
+}
+
+// Transaction is what a gateway's policy needs to know of a raw transaction.
+type Transaction struct {
+	Hash    string `json:"hash"`
+	From    string `json:"from"` // 0x, lower case
+	Creates bool   `json:"creates"`
+	// Raw is the signed transaction as the node takes it.
+	Raw []byte `json:"-"`
+}
+
+// MethodClass sorts a chain's methods by what the gateway does with them.
+type MethodClass string
+
+const (
+	// MethodRead may be answered by any node, and asked again elsewhere.
+	MethodRead MethodClass = "read"
+	// MethodSend hands in a signed transaction.
+	MethodSend MethodClass = "send"
+	// MethodSubscribe needs a connection that stays.
+	MethodSubscribe MethodClass = "subscribe"
+)
+
+// Method is a row of a framework's method table. A method without a row is refused.
+type Method struct {
+	Class MethodClass `yaml:"class" json:"class"`
+	// Block is the position of the parameter that names a block, from 1, or 0 for
+	// none; there the tags finalized and safe mean latest on chains with BFT finality.
+	Block int `yaml:"block" json:"block,omitempty"`
+	// Filter is the position of a log filter, whose fromBlock and toBlock name blocks.
+	Filter int `yaml:"filter" json:"filter,omitempty"`
+	// Units is what a call costs, in compute units.
+	Units int `yaml:"units" json:"units"`
+}
+
+// Methods is a framework's method table: data, not code.
+type Methods struct {
+	// Final: every block is final, so finalized and safe mean latest.
+	Final   bool              `yaml:"final" json:"final"`
+	Methods map[string]Method `yaml:"methods" json:"methods"`
+}
