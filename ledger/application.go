@@ -1,0 +1,187 @@
+// Package ledger is the network's registry: a Cosmos SDK application on
+// CometBFT, embedded in every city's daemon, with one small module a folder.
+// Only this folder knows the SDK; the rest of the system uses Node (here) or a
+// city's API as a bsn.Ledger, and Client to write.
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"cosmossdk.io/log/v2"
+	abci "github.com/cometbft/cometbft/abci/types"
+	dbm "github.com/cosmos/cosmos-db"
+	"github.com/cosmos/cosmos-sdk/baseapp"
+	"github.com/cosmos/cosmos-sdk/client"
+	"github.com/cosmos/cosmos-sdk/codec"
+	addresscodec "github.com/cosmos/cosmos-sdk/codec/address"
+	cdctypes "github.com/cosmos/cosmos-sdk/codec/types"
+	"github.com/cosmos/cosmos-sdk/runtime"
+	"github.com/cosmos/cosmos-sdk/std"
+	pruningtypes "github.com/cosmos/cosmos-sdk/store/v2/pruning/types"
+	storetypes "github.com/cosmos/cosmos-sdk/store/v2/types"
+	sdk "github.com/cosmos/cosmos-sdk/types"
+	"github.com/cosmos/cosmos-sdk/types/module"
+	"github.com/cosmos/cosmos-sdk/x/auth"
+	"github.com/cosmos/cosmos-sdk/x/auth/ante"
+	authkeeper "github.com/cosmos/cosmos-sdk/x/auth/keeper"
+	authtx "github.com/cosmos/cosmos-sdk/x/auth/tx"
+	authtypes "github.com/cosmos/cosmos-sdk/x/auth/types"
+	"github.com/cosmos/cosmos-sdk/x/consensus"
+	consensuskeeper "github.com/cosmos/cosmos-sdk/x/consensus/keeper"
+	consensustypes "github.com/cosmos/cosmos-sdk/x/consensus/types"
+	txsigning "github.com/cosmos/cosmos-sdk/x/tx/signing"
+	"github.com/cosmos/gogoproto/proto"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/account"
+	"github.com/openbsn/bsn/ledger/app"
+	"github.com/openbsn/bsn/ledger/chain"
+	"github.com/openbsn/bsn/ledger/govern"
+	"github.com/openbsn/bsn/ledger/key"
+	"github.com/openbsn/bsn/ledger/operator"
+	"github.com/openbsn/bsn/ledger/record"
+	"github.com/openbsn/bsn/ledger/writer"
+)
+
+func init() {
+	// The SDK keeps the address prefix in a global of the process.
+	sdk.GetConfig().SetBech32PrefixForAccount(key.Prefix, key.Prefix+"pub")
+}
+
+// maxTimeout is how far ahead of ledger time a transaction may expire: as long
+// as the ledger remembers it against replay.
+const maxTimeout = 10 * time.Minute
+
+// authority signs what the operators' vote decided. No key belongs to it.
+var authority = sdk.AccAddress(authtypes.NewModuleAddress(govern.StoreKey))
+
+// coder is what encoding, decoding and signing transactions takes.
+type coder struct {
+	registry cdctypes.InterfaceRegistry
+	codec    codec.Codec
+	tx       client.TxConfig
+}
+
+func newCoder() (coder, error) {
+	registry, err := cdctypes.NewInterfaceRegistryWithOptions(cdctypes.InterfaceRegistryOptions{
+		ProtoFiles: proto.HybridResolver,
+		SigningOptions: txsigning.Options{
+			AddressCodec:          addresscodec.NewBech32Codec(key.Prefix),
+			ValidatorAddressCodec: addresscodec.NewBech32Codec(key.Prefix + "valoper"),
+		},
+	})
+	if err != nil {
+		return coder{}, fmt.Errorf("make codec: %w", err)
+	}
+	std.RegisterInterfaces(registry)
+	c := codec.NewProtoCodec(registry)
+	return coder{registry, c, authtx.NewTxConfig(c, authtx.DefaultSignModes)}, nil
+}
+
+// application is the state machine.
+type application struct {
+	*baseapp.BaseApp
+	coder
+	auth    authkeeper.AccountKeeper
+	manager *module.Manager
+	tables  map[bsn.Kind]record.Reader
+	writers *writer.Keeper
+}
+
+// newApplication wires the modules by hand, so that one page shows them all.
+func newApplication(db dbm.DB, network string) (*application, error) {
+	c, err := newCoder()
+	if err != nil {
+		return nil, err
+	}
+	base := baseapp.NewBaseApp("bsn", log.NewNopLogger(), db, c.tx.TxDecoder(),
+		baseapp.SetChainID(network),
+		baseapp.SetPruning(pruningtypes.NewCustomPruningOptions(100, 10)),
+		baseapp.SetIAVLCacheSize(10_000))
+	base.SetInterfaceRegistry(c.registry)
+	base.SetTxEncoder(c.tx.TxEncoder())
+
+	keys := storetypes.NewKVStoreKeys(authtypes.StoreKey, consensustypes.StoreKey,
+		writer.StoreKey, operator.StoreKey, govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey)
+	store := func(name string) storeService { return runtime.NewKVStoreService(keys[name]) }
+	by := authority.String()
+
+	consensusKeeper := consensuskeeper.NewKeeper(c.codec, store(consensustypes.StoreKey), by, runtime.EventService{})
+	base.SetParamStore(consensusKeeper.ParamsStore)
+	authKeeper := authkeeper.NewAccountKeeper(c.codec, store(authtypes.StoreKey), authtypes.ProtoBaseAccount,
+		map[string][]string{}, addresscodec.NewBech32Codec(key.Prefix), key.Prefix, by, authkeeper.WithUnorderedTransactions(true))
+	writers := writer.NewKeeper(store(writer.StoreKey), authKeeper)
+	operators := operator.NewKeeper(store(operator.StoreKey), writers, by)
+	proposals := govern.NewKeeper(store(govern.StoreKey), c.codec, base.MsgServiceRouter(), operators, writers, authority)
+	chains := chain.NewKeeper(store(chain.StoreKey), operators, by)
+	accounts := account.NewKeeper(store(account.StoreKey), writers, operators, by)
+	apps := app.NewKeeper(store(app.StoreKey), writers, operators, chains, accounts)
+
+	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, tables: map[bsn.Kind]record.Reader{}}
+	for _, t := range []record.Reader{
+		operators.Operators, operators.Cities, proposals.Proposals, chains.Chains,
+		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps,
+	} {
+		a.tables[t.Kind()] = t
+	}
+
+	a.manager = module.NewManager(
+		auth.NewAppModule(c.codec, authKeeper, nil, nil),
+		consensus.NewAppModule(c.codec, consensusKeeper),
+		writer.NewModule(writers), operator.NewModule(operators), govern.NewModule(proposals),
+		chain.NewModule(chains), account.NewModule(accounts), app.NewModule(apps),
+	)
+	order := []string{
+		authtypes.ModuleName, consensustypes.ModuleName, writer.StoreKey, operator.StoreKey,
+		govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey,
+	}
+	a.manager.SetOrderInitGenesis(order...)
+	a.manager.SetOrderExportGenesis(order...)
+	a.manager.SetOrderPreBlockers(authtypes.ModuleName) // forgets expired transactions
+	a.manager.SetOrderBeginBlockers(order...)
+	a.manager.SetOrderEndBlockers(order...)
+	for _, m := range a.manager.Modules {
+		if r, ok := m.(interface {
+			RegisterInterfaces(cdctypes.InterfaceRegistry)
+		}); ok {
+			r.RegisterInterfaces(c.registry)
+		}
+	}
+	if err := a.manager.RegisterServices(module.NewConfigurator(c.codec, base.MsgServiceRouter(), base.GRPCQueryRouter())); err != nil {
+		return nil, fmt.Errorf("register services: %w", err)
+	}
+
+	base.MountKVStores(keys)
+	base.SetInitChainer(a.initChain)
+	base.SetPreBlocker(func(ctx sdk.Context, _ *abci.RequestFinalizeBlock) (*sdk.ResponsePreBlock, error) {
+		return a.manager.PreBlock(ctx)
+	})
+	base.SetBeginBlocker(func(ctx sdk.Context) (sdk.BeginBlock, error) { return a.manager.BeginBlock(ctx) })
+	base.SetEndBlocker(func(ctx sdk.Context) (sdk.EndBlock, error) { return a.manager.EndBlock(ctx) })
+	base.SetAnteHandler(sdk.ChainAnteDecorators(
+		writer.Admit{Keeper: writers},
+		ante.NewExtensionOptionsDecorator(nil),
+		ante.NewValidateBasicDecorator(),
+		ante.NewTxTimeoutHeightDecorator(),
+		ante.NewValidateMemoDecorator(authKeeper),
+		ante.NewSetPubKeyDecorator(authKeeper),
+		ante.NewValidateSigCountDecorator(authKeeper),
+		ante.NewSigVerificationDecorator(authKeeper, c.tx.SignModeHandler(), ante.WithMaxUnorderedTxTimeoutDuration(maxTimeout)),
+		writer.Charge{Keeper: writers},
+		ante.NewIncrementSequenceDecorator(authKeeper),
+	))
+	if err := base.LoadLatestVersion(); err != nil {
+		return nil, fmt.Errorf("load state: %w", err)
+	}
+	return a, nil
+}
+
+func (a *application) initChain(ctx sdk.Context, req *abci.RequestInitChain) (*abci.ResponseInitChain, error) {
+	var state map[string]json.RawMessage
+	if err := json.Unmarshal(req.AppStateBytes, &state); err != nil {
+		return nil, fmt.Errorf("decode genesis: %w", err)
+	}
+	return a.manager.InitGenesis(ctx, a.codec, state)
+}

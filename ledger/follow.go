@@ -1,0 +1,186 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"slices"
+
+	abci "github.com/cometbft/cometbft/abci/types"
+	cmttypes "github.com/cometbft/cometbft/types"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/record"
+)
+
+// watch announces every block after height, in order, until the node stops. The
+// event bus only wakes it; what a block held is read from the store, so that a
+// lost event loses nothing.
+func (n *Node) watch(height int64) {
+	n.waiting.mu.Lock()
+	n.waiting.height = height
+	n.waiting.block = make(chan struct{})
+	n.waiting.mu.Unlock()
+	bus, ctx := n.comet.EventBus(), context.Background()
+	for n.comet.IsRunning() {
+		sub, err := bus.Subscribe(ctx, "follow", cmttypes.EventQueryNewBlock, 100)
+		if err != nil {
+			return // the bus stopped with the node
+		}
+		for alive := true; alive; {
+			height = n.announce(height)
+			select {
+			case <-sub.Out():
+			case <-sub.Canceled():
+				alive = false
+			case <-n.comet.Quit():
+				return
+			}
+		}
+	}
+}
+
+// announce tells waiters of the blocks after height and returns the newest one.
+func (n *Node) announce(height int64) int64 {
+	// A block counts once the application has committed it: who was told of it
+	// reads its effects.
+	latest := n.app.LastBlockHeight()
+	for h := height + 1; h <= latest; h++ {
+		block, err := n.local.Block(context.Background(), &h)
+		if err != nil || block.Block == nil {
+			return h - 1
+		}
+		results, err := n.local.BlockResults(context.Background(), &h)
+		if err != nil {
+			return h - 1
+		}
+		n.waiting.resolve(h, block.Block.Txs, results.TxsResults)
+	}
+	return max(height, latest)
+}
+
+func (w *waiting) resolve(height int64, txs cmttypes.Txs, results []*abci.ExecTxResult) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.height = height
+	close(w.block)
+	w.block = make(chan struct{})
+	for i, tx := range txs {
+		if len(w.txs) == 0 {
+			return
+		}
+		hash := sha256.Sum256(tx)
+		for _, ch := range w.txs[hash] {
+			ch <- txResult{height, results[i]} // buffered for the one value it ever gets
+		}
+		delete(w.txs, hash)
+	}
+}
+
+// next returns the newest height announced and a channel that closes with the next.
+func (w *waiting) next() (int64, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.height, w.block
+}
+
+// Follow implements bsn.Ledger.
+func (n *Node) Follow(ctx context.Context, from int64) iter.Seq2[bsn.Block, error] {
+	return func(yield func(bsn.Block, error) bool) {
+		if base := n.comet.BlockStore().Base(); from < base {
+			yield(bsn.Block{}, fmt.Errorf("follow from %d: the oldest block here is %d: %w", from, base, bsn.ErrPruned))
+			return
+		}
+		for {
+			latest, more := n.waiting.next()
+			for ; from <= latest; from++ {
+				b, err := n.block(ctx, from)
+				if !yield(b, err) || err != nil {
+					return
+				}
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-n.comet.Quit():
+				yield(bsn.Block{}, fmt.Errorf("follow: the ledger node stopped"))
+				return
+			case <-more:
+			}
+		}
+	}
+}
+
+func (n *Node) block(ctx context.Context, height int64) (bsn.Block, error) {
+	header, err := n.local.Header(ctx, &height)
+	if err != nil || header.Header == nil {
+		return bsn.Block{}, fmt.Errorf("read block %d: %w: %v", height, bsn.ErrPruned, err)
+	}
+	results, err := n.local.BlockResults(ctx, &height)
+	if err != nil {
+		return bsn.Block{}, fmt.Errorf("read results of block %d: %w: %v", height, bsn.ErrPruned, err)
+	}
+	b := bsn.Block{Height: height, Time: header.Header.Time}
+	for _, tx := range results.TxsResults {
+		b.Changes = append(b.Changes, changes(tx.Events)...)
+	}
+	b.Changes = append(b.Changes, changes(results.FinalizeBlockEvents)...)
+	return b, nil
+}
+
+func changes(events []abci.Event) []bsn.Change {
+	var out []bsn.Change
+	for _, e := range events {
+		if e.Type != record.EventType {
+			continue
+		}
+		var c bsn.Change
+		for _, a := range e.Attributes {
+			switch a.Key {
+			case "kind":
+				c.Kind = bsn.Kind(a.Value)
+			case "id":
+				c.ID = a.Value
+			case "record":
+				c.Record = json.RawMessage(a.Value)
+			}
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// maxPage is the most records that List returns at once.
+const maxPage = 1000
+
+// Get implements bsn.Ledger.
+func (n *Node) Get(_ context.Context, kind bsn.Kind, id string) (json.RawMessage, error) {
+	t, ok := n.app.tables[kind]
+	if !ok {
+		return nil, fmt.Errorf("records of kind %q: there are %v", kind, bsn.Kinds)
+	}
+	ctx, err := n.app.CreateQueryContext(0, false)
+	if err != nil {
+		return nil, fmt.Errorf("read ledger: %w", err)
+	}
+	return t.Read(ctx, id)
+}
+
+// List implements bsn.Ledger. A limit outside 1 to 1000 means 1000.
+func (n *Node) List(_ context.Context, kind bsn.Kind, after string, limit int) ([]bsn.Change, int64, error) {
+	t, ok := n.app.tables[kind]
+	if !ok {
+		return nil, 0, fmt.Errorf("records of kind %q: there are %v", kind, bsn.Kinds)
+	}
+	if limit < 1 || limit > maxPage {
+		limit = maxPage
+	}
+	ctx, err := n.app.CreateQueryContext(0, false)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read ledger: %w", err)
+	}
+	page, err := t.Page(ctx, after, limit)
+	return slices.Clip(page), ctx.BlockHeight(), err
+}

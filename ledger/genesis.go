@@ -1,0 +1,87 @@
+package ledger
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	cmtjson "github.com/cometbft/cometbft/libs/json"
+	cmttypes "github.com/cometbft/cometbft/types"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/account"
+	"github.com/openbsn/bsn/ledger/app"
+	"github.com/openbsn/bsn/ledger/chain"
+	"github.com/openbsn/bsn/ledger/govern"
+	"github.com/openbsn/bsn/ledger/operator"
+	"github.com/openbsn/bsn/ledger/writer"
+)
+
+// Admission is what a city brings with it when it joins.
+type Admission = operator.Admission
+
+// Allowance is the number of writes an hour for one writer of a kind.
+type Allowance = writer.Allowance
+
+const (
+	maxBlockBytes = 1 << 20
+	maxTxBytes    = 256 << 10
+)
+
+// NewGenesis founds a network with one operator and its first city. A zero
+// allowance of a kind takes the default.
+func NewGenesis(network string, net bsn.Net, founder Admission, allowance Allowance) ([]byte, error) {
+	if err := bsn.CheckName("network", network); err != nil {
+		return nil, err
+	}
+	operators, err := json.Marshal(operator.State{Net: net, Founder: &founder})
+	if err != nil {
+		return nil, fmt.Errorf("encode founder: %w", err)
+	}
+	empty := json.RawMessage("{}")
+	state, err := json.Marshal(map[string]json.RawMessage{
+		"auth":            json.RawMessage(`{"params":{"max_memo_characters":"0","tx_sig_limit":"1","tx_size_cost_per_byte":"10","sig_verify_cost_ed25519":"590","sig_verify_cost_secp256k1":"1000"},"accounts":[]}`),
+		writer.StoreKey:   writer.Genesis(allowance),
+		operator.StoreKey: operators,
+		govern.StoreKey:   empty,
+		chain.StoreKey:    empty,
+		account.StoreKey:  empty,
+		app.StoreKey:      empty,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encode state: %w", err)
+	}
+	params := cmttypes.DefaultConsensusParams()
+	params.Block.MaxBytes = maxBlockBytes
+	params.Block.MaxGas = -1
+	params.Evidence.MaxBytes = maxBlockBytes / 4
+	doc := cmttypes.GenesisDoc{
+		GenesisTime: time.Now().UTC(), ChainID: network, InitialHeight: 1,
+		ConsensusParams: params, AppState: state,
+	}
+	if err := doc.ValidateAndComplete(); err != nil {
+		return nil, fmt.Errorf("check genesis: %w", err)
+	}
+	b, err := cmtjson.MarshalIndent(doc, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode genesis: %w", err)
+	}
+	return b, nil
+}
+
+// GenesisNet reads the network's name and its Net from a genesis.
+func GenesisNet(genesis []byte) (network string, net bsn.Net, err error) {
+	doc, err := cmttypes.GenesisDocFromJSON(genesis)
+	if err != nil {
+		return "", 0, fmt.Errorf("decode genesis: %w", err)
+	}
+	var state map[string]json.RawMessage
+	if err := json.Unmarshal(doc.AppState, &state); err != nil {
+		return "", 0, fmt.Errorf("decode genesis: %w", err)
+	}
+	var o operator.State
+	if err := json.Unmarshal(state[operator.StoreKey], &o); err != nil {
+		return "", 0, fmt.Errorf("decode genesis: %w", err)
+	}
+	return doc.ChainID, o.Net, nil
+}

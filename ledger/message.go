@@ -1,0 +1,180 @@
+package ledger
+
+import (
+	"errors"
+	"maps"
+	"slices"
+
+	cdctypes "github.com/cosmos/cosmos-sdk/codec/types"
+	sdk "github.com/cosmos/cosmos-sdk/types"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gen/ledger/accountpb"
+	"github.com/openbsn/bsn/gen/ledger/apppb"
+	"github.com/openbsn/bsn/gen/ledger/chainpb"
+	"github.com/openbsn/bsn/gen/ledger/governpb"
+	"github.com/openbsn/bsn/gen/ledger/operatorpb"
+)
+
+// Message is one write to the ledger, waiting for its signer.
+type Message struct {
+	build func(signer string) (sdk.Msg, error)
+}
+
+// Effect is what a proposal does when the operators have voted for it.
+type Effect struct{ msg sdk.Msg }
+
+func message(build func(signer string) sdk.Msg) Message {
+	return Message{func(signer string) (sdk.Msg, error) { return build(signer), nil }}
+}
+
+// AdmitCity is the effect that makes a city, and its operator if new, part of the network.
+func AdmitCity(a Admission) Effect {
+	return Effect{&operatorpb.MsgAdmitCity{
+		Authority: authority.String(), Operator: a.Operator, OperatorKey: a.OperatorKey, City: a.City, CityKey: a.CityKey,
+		ConsensusKey: a.ConsensusKey, NodeId: a.NodeID, Api: a.API, Gateway: a.Gateway, Peer: a.Peer,
+	}}
+}
+
+// OpenChain is the effect that makes a chain: its name, kind, framework, network
+// id, deploy policy and committee.
+func OpenChain(c bsn.Chain) Effect {
+	return Effect{&chainpb.MsgOpenChain{
+		Authority: authority.String(), Name: c.Name, Kind: string(c.Kind), Framework: c.Framework,
+		NetworkId: c.NetworkID, Deploy: string(c.Deploy), Committee: c.Committee,
+	}}
+}
+
+// SetCommittee is the effect that changes which cities run a chain.
+func SetCommittee(chain string, cities []string) Effect {
+	return Effect{&chainpb.MsgSetCommittee{Authority: authority.String(), Chain: chain, Committee: cities}}
+}
+
+// RegisterPortal is the effect that makes a portal.
+func RegisterPortal(name string, key []byte, url string) Effect {
+	return Effect{&accountpb.MsgRegisterPortal{Authority: authority.String(), Name: name, Key: key, Url: url}}
+}
+
+// Propose opens a proposal; signed by an operator or by one of its cities. See
+// Result.Proposal.
+func Propose(summary string, e Effect) Message {
+	return Message{func(signer string) (sdk.Msg, error) {
+		if e.msg == nil {
+			return nil, errors.New("proposal has no effect")
+		}
+		packed, err := cdctypes.NewAnyWithValue(e.msg)
+		return &governpb.MsgPropose{Proposer: signer, Summary: summary, Effect: packed}, err
+	}}
+}
+
+// Vote is signed by an operator.
+func Vote(proposal uint64, yes bool) Message {
+	return message(func(s string) sdk.Msg { return &governpb.MsgVote{Operator: s, Id: proposal, Yes: yes} })
+}
+
+// ActivateCity is signed by a city that follows the ledger.
+func ActivateCity() Message {
+	return message(func(s string) sdk.Msg { return &operatorpb.MsgActivateCity{City: s} })
+}
+
+// UpdateCity changes where the signing city is reached; empty fields stay.
+func UpdateCity(api, gateway, peer string) Message {
+	return message(func(s string) sdk.Msg {
+		return &operatorpb.MsgUpdateCity{City: s, Api: api, Gateway: gateway, Peer: peer}
+	})
+}
+
+// PostNode posts the public keys of the signing city's node of a chain.
+func PostNode(chain string, keys map[string]string) Message {
+	return message(func(s string) sdk.Msg {
+		m := &chainpb.MsgPostNode{City: s, Chain: chain}
+		for _, name := range slices.Sorted(maps.Keys(keys)) {
+			m.Keys = append(m.Keys, &chainpb.NodeKey{Name: name, Value: keys[name]})
+		}
+		return m
+	})
+}
+
+// ProposeGenesis is signed by a city of the committee.
+func ProposeGenesis(chain, hash string) Message {
+	return message(func(s string) sdk.Msg { return &chainpb.MsgProposeGenesis{City: s, Chain: chain, Genesis: hash} })
+}
+
+// AnswerGenesis approves a proposed genesis, or refuses it with a reason.
+func AnswerGenesis(chain, hash string, a bsn.Approval) Message {
+	return message(func(s string) sdk.Msg {
+		return &chainpb.MsgAnswerGenesis{City: s, Chain: chain, Genesis: hash, Approved: a.Approved, Reason: a.Reason}
+	})
+}
+
+// RegisterAccount is signed by a portal.
+func RegisterAccount(name string, key []byte) Message {
+	return message(func(s string) sdk.Msg { return &accountpb.MsgRegisterAccount{Portal: s, Name: name, Key: key} })
+}
+
+// SetProject makes a project of the signing account, or sets its limits and deployers.
+func SetProject(p bsn.Project) Message {
+	return message(func(s string) sdk.Msg {
+		return &accountpb.MsgSetProject{
+			Account: s, Name: p.Name, RequestsPerSecond: uint32(p.Limits.RequestsPerSecond), Deployers: p.Deployers,
+		}
+	})
+}
+
+// RevokeProject ends a project of the signing account for good.
+func RevokeProject(name string) Message {
+	return message(func(s string) sdk.Msg { return &accountpb.MsgRevokeProject{Account: s, Name: name} })
+}
+
+// AddKey registers a key of a project of the signing account.
+func AddKey(project string, k bsn.Key) Message {
+	return message(func(s string) sdk.Msg {
+		return &accountpb.MsgAddKey{Account: s, Project: project, City: k.City, Hash: k.Hash}
+	})
+}
+
+// RevokeKey ends a key for good.
+func RevokeKey(project, keyID string) Message {
+	return message(func(s string) sdk.Msg { return &accountpb.MsgRevokeKey{Account: s, Project: project, KeyId: keyID} })
+}
+
+// PublishApp makes a version of an app of the signing account from the version's
+// artifact, chain, cities, roles and limits. See Result.Version.
+func PublishApp(name string, v bsn.Version) Message {
+	return message(func(s string) sdk.Msg {
+		m := &apppb.MsgPublish{
+			Account: s, Name: name, Artifact: v.Artifact, Chain: v.Chain, Cities: v.Cities,
+			RequestsPerSecond: uint32(v.Limits.RequestsPerSecond),
+		}
+		for _, role := range slices.Sorted(maps.Keys(v.Roles)) {
+			r := v.Roles[role]
+			m.Roles = append(m.Roles, &apppb.Role{Name: role, Accounts: r.Accounts, Functions: r.Functions})
+		}
+		return m
+	})
+}
+
+// SetContracts records where a version's contracts are.
+func SetContracts(name string, version int, contracts []bsn.Contract) Message {
+	return message(func(s string) sdk.Msg {
+		m := &apppb.MsgSetContracts{Account: s, Name: name, Version: uint32(version)}
+		for _, c := range contracts {
+			m.Contracts = append(m.Contracts, &apppb.Contract{Name: c.Name, Address: c.Address, Nonce: c.Nonce, CodeHash: c.CodeHash})
+		}
+		return m
+	})
+}
+
+// WithdrawApp takes a version out of service, or with 0 all of them.
+func WithdrawApp(name string, version int) Message {
+	return message(func(s string) sdk.Msg {
+		return &apppb.MsgWithdraw{Account: s, Name: name, Version: uint32(version)}
+	})
+}
+
+// PlaceApp is a chosen city's answer to a version of an app ("account/name").
+func PlaceApp(app string, version int, p bsn.Placement) Message {
+	return message(func(s string) sdk.Msg {
+		return &apppb.MsgPlace{City: s, App: app, Version: uint32(version), Status: string(p.Status), Reason: p.Reason}
+	})
+}

@@ -1,0 +1,238 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cometbft/cometbft/config"
+	cmtlog "github.com/cometbft/cometbft/libs/log"
+	"github.com/cometbft/cometbft/node"
+	"github.com/cometbft/cometbft/p2p"
+	"github.com/cometbft/cometbft/privval"
+	"github.com/cometbft/cometbft/proxy"
+	"github.com/cometbft/cometbft/rpc/client/local"
+	cmttypes "github.com/cometbft/cometbft/types"
+	dbm "github.com/cosmos/cosmos-db"
+	"github.com/google/renameio/v2"
+
+	"github.com/openbsn/bsn"
+)
+
+const (
+	// commitPause is CometBFT's timeout_commit: with the 50 ms that consensus takes
+	// it gives half-second blocks.
+	commitPause = 450 * time.Millisecond
+	// heartbeat is the time between blocks while nothing happens.
+	heartbeat = 10 * time.Second
+	// haltedAfter is how old the newest block must be for the ledger to count as halted.
+	haltedAfter = 3 * heartbeat
+)
+
+// NodeConfig places one city's ledger node.
+type NodeConfig struct {
+	Home   string // its folder
+	Listen string // host:port for other cities' nodes
+	Peers  []string
+	Log    *slog.Logger
+}
+
+// Node is a city's full copy of the ledger. It is a bsn.Ledger and a Conn.
+type Node struct {
+	app     *application
+	db      dbm.DB
+	comet   *node.Node
+	local   *local.Local
+	network string
+	waiting waiting
+}
+
+// Identity is the public side of a node's own keys.
+type Identity struct {
+	ConsensusKey []byte // Ed25519
+	NodeID       string
+}
+
+func cometConfig(c NodeConfig) *config.Config {
+	cfg := config.DefaultConfig()
+	cfg.SetRoot(c.Home)
+	cfg.DBBackend = "goleveldb"
+	cfg.RPC.ListenAddress = "" // the city API is the only way in
+	cfg.P2P.ListenAddress = "tcp://" + c.Listen
+	cfg.P2P.PersistentPeers = strings.Join(c.Peers, ",")
+	cfg.P2P.PexReactor = false // peers are the cities that the ledger knows
+	cfg.P2P.AddrBookStrict = false
+	cfg.P2P.AllowDuplicateIP = true
+	cfg.P2P.FlushThrottleTimeout = 5 * time.Millisecond
+	cfg.P2P.MaxNumInboundPeers, cfg.P2P.MaxNumOutboundPeers = bsn.MaxCities, bsn.MaxCities
+	cfg.P2P.SendRate, cfg.P2P.RecvRate = 20<<20, 20<<20
+	cfg.Mempool.MaxTxBytes = maxTxBytes
+	cfg.Consensus.TimeoutCommit = commitPause
+	cfg.Consensus.TimeoutPropose = time.Second
+	cfg.Consensus.TimeoutProposeDelta = 250 * time.Millisecond
+	cfg.Consensus.TimeoutPrevote, cfg.Consensus.TimeoutPrecommit = 500*time.Millisecond, 500*time.Millisecond
+	cfg.Consensus.PeerGossipSleepDuration = 20 * time.Millisecond
+	cfg.Consensus.CreateEmptyBlocks = false
+	cfg.Consensus.CreateEmptyBlocksInterval = heartbeat
+	cfg.TxIndex.Indexer = "null"
+	cfg.Instrumentation.Prometheus = false
+	return cfg
+}
+
+// InitNode makes a node's keys in its folder, once, and returns their public side.
+func InitNode(home string) (Identity, error) {
+	cfg := cometConfig(NodeConfig{Home: home})
+	config.EnsureRoot(home)
+	validator := privval.LoadOrGenFilePV(cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile())
+	pub, err := validator.GetPubKey()
+	if err != nil {
+		return Identity{}, fmt.Errorf("read consensus key: %w", err)
+	}
+	key, err := p2p.LoadOrGenNodeKey(cfg.NodeKeyFile())
+	if err != nil {
+		return Identity{}, fmt.Errorf("make node key: %w", err)
+	}
+	return Identity{ConsensusKey: pub.Bytes(), NodeID: string(key.ID())}, nil
+}
+
+// WriteGenesis stores the network's genesis in a node's folder.
+func WriteGenesis(home string, genesis []byte) error {
+	path := cometConfig(NodeConfig{Home: home}).GenesisFile()
+	if err := renameio.WriteFile(path, genesis, 0o600); err != nil {
+		return fmt.Errorf("write genesis: %w", err)
+	}
+	return nil
+}
+
+// GenesisFile is where a node keeps the network's genesis.
+func GenesisFile(home string) string { return filepath.Join(home, "config", "genesis.json") }
+
+// Start runs a node until Stop.
+func Start(c NodeConfig) (*Node, error) {
+	cfg := cometConfig(c)
+	doc, err := cmttypes.GenesisDocFromFile(cfg.GenesisFile())
+	if err != nil {
+		return nil, fmt.Errorf("read genesis: %w", err)
+	}
+	db, err := dbm.NewGoLevelDB("application", filepath.Join(c.Home, "data"), nil)
+	if err != nil {
+		return nil, fmt.Errorf("open state: %w", err)
+	}
+	n := &Node{db: db, network: doc.ChainID}
+	if err := n.start(c, cfg); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return n, nil
+}
+
+func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
+	if n.app, err = newApplication(n.db, n.network); err != nil {
+		return err
+	}
+	key, err := p2p.LoadNodeKey(cfg.NodeKeyFile())
+	if err != nil {
+		return fmt.Errorf("read node key: %w", err)
+	}
+	n.comet, err = node.NewNode(cfg, privval.LoadFilePV(cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile()), key,
+		proxy.NewLocalClientCreator(consensusApp{n.app.BaseApp}), node.DefaultGenesisDocProviderFunc(cfg),
+		config.DefaultDBProvider, node.DefaultMetricsProvider(cfg.Instrumentation), logger{c.Log})
+	if err != nil {
+		return fmt.Errorf("make ledger node: %w", err)
+	}
+	if err := n.comet.Start(); err != nil {
+		return fmt.Errorf("start ledger node: %w", err)
+	}
+	n.local = local.New(n.comet)
+	go n.watch(n.comet.BlockStore().Height())
+	return nil
+}
+
+// Stop ends the node.
+func (n *Node) Stop() error {
+	err := n.comet.Stop()
+	n.comet.Wait()
+	return errors.Join(err, n.app.Close(), n.db.Close())
+}
+
+// Network is the ledger's chain id.
+func (n *Node) Network() string { return n.network }
+
+// Dial connects to further peers, "id@host:port" each, and keeps connected to them.
+func (n *Node) Dial(peers []string) error {
+	s := n.comet.Switch()
+	if err := s.AddPersistentPeers(peers); err != nil {
+		return fmt.Errorf("add peers: %w", err)
+	}
+	return s.DialPeersAsync(peers)
+}
+
+// Status is what the node knows of itself and the ledger.
+type Status struct {
+	Network    string
+	Height     int64
+	Time       time.Time // of the newest block
+	Peers      int
+	Validators int
+	Syncing    bool
+	// Halted: no block for three heartbeats.
+	Halted bool
+}
+
+// Status asks the node.
+func (n *Node) Status(ctx context.Context) (Status, error) {
+	s, err := n.local.Status(ctx)
+	if err != nil {
+		return Status{}, fmt.Errorf("ask ledger node: %w", err)
+	}
+	validators, err := n.local.Validators(ctx, nil, nil, nil)
+	if err != nil {
+		return Status{}, fmt.Errorf("ask ledger node: %w", err)
+	}
+	info := s.SyncInfo
+	return Status{
+		Network: n.network, Height: info.LatestBlockHeight, Time: info.LatestBlockTime, Syncing: info.CatchingUp,
+		Peers: n.comet.Switch().Peers().Size(), Validators: validators.Total,
+		Halted: !info.CatchingUp && time.Since(info.LatestBlockTime) > haltedAfter,
+	}, nil
+}
+
+// Ready waits until the node holds a block and has caught up with its peers.
+func (n *Node) Ready(ctx context.Context) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if s, err := n.local.Status(ctx); err == nil && n.app.LastBlockHeight() > 0 && !s.SyncInfo.CatchingUp {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the ledger to catch up: %w", ctx.Err())
+		case <-n.comet.Quit():
+			return errors.New("wait for the ledger to catch up: the node stopped")
+		case <-tick.C:
+		}
+	}
+}
+
+// waiting wakes those who wait for a block or for a transaction to be in one.
+type waiting struct {
+	mu     sync.Mutex
+	height int64 // newest height announced
+	block  chan struct{}
+	txs    map[[32]byte][]chan txResult
+}
+
+// logger gives CometBFT's messages to slog, a level lower each: its info is what
+// happens all the time, its errors are what peers do to it.
+type logger struct{ log *slog.Logger }
+
+func (l logger) Debug(string, ...any)         {}
+func (l logger) Info(msg string, kv ...any)   { l.log.Debug(msg, kv...) }
+func (l logger) Warn(msg string, kv ...any)   { l.log.Debug(msg, kv...) }
+func (l logger) Error(msg string, kv ...any)  { l.log.Warn(msg, kv...) }
+func (l logger) With(kv ...any) cmtlog.Logger { return logger{l.log.With(kv...)} }

@@ -1,0 +1,206 @@
+// Package operator is the ledger's module of operators and their cities. It is
+// also the proof of authority: every operator has the same voting power, carried
+// by one validating city.
+package operator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"cosmossdk.io/collections"
+	corestore "cosmossdk.io/core/store"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/record"
+	"github.com/openbsn/bsn/ledger/writer"
+)
+
+// StoreKey names the module's store.
+const StoreKey = "bsn-operator"
+
+// power of an operator in CometBFT's validator set. Any equal number would do.
+const power = 1
+
+// Keeper holds operators and cities.
+type Keeper struct {
+	writers   *writer.Keeper
+	authority string
+	Operators record.Table[bsn.Operator]
+	Cities    record.Table[bsn.City]
+	// byConsensusKey finds the city of an Ed25519 key in hex: no two share one.
+	byConsensusKey collections.Map[string, string]
+	// power updates that the end of this block hands to CometBFT, by city.
+	updates   collections.Map[string, int64]
+	nextIndex collections.Sequence
+	net       collections.Item[uint64]
+}
+
+// NewKeeper opens the module's store. Only authority admits.
+func NewKeeper(store corestore.KVStoreService, writers *writer.Keeper, authority string) *Keeper {
+	k := &Keeper{writers: writers, authority: authority}
+	record.Schema(store, func(sb *collections.SchemaBuilder) {
+		k.Operators = record.NewTable[bsn.Operator](sb, 1, bsn.KindOperator)
+		k.Cities = record.NewTable[bsn.City](sb, 2, bsn.KindCity)
+		k.byConsensusKey = collections.NewMap(sb, collections.NewPrefix(3), "consensus_keys", collections.StringKey, collections.StringValue)
+		k.updates = collections.NewMap(sb, collections.NewPrefix(4), "updates", collections.StringKey, collections.Int64Value)
+		k.nextIndex = collections.NewSequence(sb, collections.NewPrefix(5), "index")
+		k.net = collections.NewItem(sb, collections.NewPrefix(6), "net", collections.Uint64Value)
+	})
+	return k
+}
+
+// Voters returns the operators whose power is at work: those with a validating
+// city. An operator that was admitted but never started does not hold up the rest.
+func (k *Keeper) Voters(ctx context.Context) (map[string]bsn.Operator, error) {
+	out := map[string]bsn.Operator{}
+	return out, k.Operators.Each(ctx, "", func(id string, o bsn.Operator) (bool, error) {
+		if o.ValidatingCity != "" {
+			out[id] = o
+		}
+		return true, nil
+	})
+}
+
+// Net returns the network's number in virtual addresses.
+func (k *Keeper) Net(ctx context.Context) (bsn.Net, error) {
+	n, err := k.net.Get(ctx)
+	return bsn.Net(n), err
+}
+
+// City returns the record of the city whose key signed.
+func (k *Keeper) City(ctx context.Context, signer string) (bsn.City, error) {
+	w, err := k.writers.As(ctx, signer, bsn.KindCity)
+	if err != nil {
+		return bsn.City{}, err
+	}
+	return k.Cities.Get(ctx, w.Name)
+}
+
+// Admission is what a city brings with it when it joins.
+type Admission struct {
+	Operator     string
+	OperatorKey  []byte
+	City         string
+	CityKey      []byte
+	ConsensusKey []byte
+	NodeID       string
+	API          string
+	Gateway      string
+	Peer         string
+}
+
+const (
+	consensusKeySize = 32 // Ed25519
+	nodeIDSize       = 40 // hex digits of a CometBFT peer id
+	maxURL           = 256
+)
+
+// Check tells whether the admission could be accepted now.
+func (k *Keeper) Check(ctx context.Context, a Admission) error {
+	if err := errors.Join(bsn.CheckName("operator", a.Operator), bsn.CheckName("city", a.City)); err != nil {
+		return err
+	}
+	if has, err := k.Cities.Has(ctx, a.City); err != nil || has {
+		return errors.Join(err, fmt.Errorf("there is a city %q already", a.City))
+	}
+	if err := writer.CheckKey(a.CityKey); err != nil {
+		return fmt.Errorf("city: %w", err)
+	}
+	if len(a.ConsensusKey) != consensusKeySize {
+		return fmt.Errorf("consensus key must be an Ed25519 public key of %d bytes", consensusKeySize)
+	}
+	if has, err := k.byConsensusKey.Has(ctx, fmt.Sprintf("%x", a.ConsensusKey)); err != nil || has {
+		return errors.Join(err, errors.New("another city has this consensus key"))
+	}
+	if len(a.NodeID) != nodeIDSize {
+		return fmt.Errorf("node id must have %d hex digits", nodeIDSize)
+	}
+	return checkURLs(a.API, a.Gateway, a.Peer)
+}
+
+func checkURLs(urls ...string) error {
+	for _, u := range urls {
+		if len(u) > maxURL {
+			return fmt.Errorf("address of %d bytes: the most is %d", len(u), maxURL)
+		}
+	}
+	return nil
+}
+
+// Admit makes the city, and its operator if that is new, part of the network.
+func (k *Keeper) Admit(ctx context.Context, a Admission, height int64) (bsn.City, error) {
+	if err := k.Check(ctx, a); err != nil {
+		return bsn.City{}, err
+	}
+	known, err := k.Operators.Has(ctx, a.Operator)
+	if err != nil {
+		return bsn.City{}, err
+	}
+	if !known {
+		address, err := k.writers.Register(ctx, a.OperatorKey, writer.Writer{Kind: bsn.KindOperator, Name: a.Operator})
+		if err != nil {
+			return bsn.City{}, fmt.Errorf("operator: %w", err)
+		}
+		if err := k.Operators.Set(ctx, a.Operator, bsn.Operator{Name: a.Operator, Address: address, Admitted: height}); err != nil {
+			return bsn.City{}, err
+		}
+	}
+	address, err := k.writers.Register(ctx, a.CityKey, writer.Writer{Kind: bsn.KindCity, Name: a.City, Parent: a.Operator})
+	if err != nil {
+		return bsn.City{}, fmt.Errorf("city: %w", err)
+	}
+	n, err := k.nextIndex.Next(ctx)
+	if err != nil {
+		return bsn.City{}, fmt.Errorf("number city: %w", err)
+	}
+	index := int(n) + 1
+	if index > bsn.MaxCities {
+		return bsn.City{}, fmt.Errorf("the network has its %d cities", bsn.MaxCities)
+	}
+	net, err := k.Net(ctx)
+	if err != nil {
+		return bsn.City{}, fmt.Errorf("read net: %w", err)
+	}
+	home := net.Addr(index, bsn.ServiceCity)
+	c := bsn.City{
+		Name: a.City, Operator: a.Operator, Index: index, Address: address,
+		ConsensusKey: a.ConsensusKey, NodeID: a.NodeID, Status: bsn.CityAdmitted,
+		API:     or(a.API, "http://"+bsn.HostPort(home, bsn.PortAPI)),
+		Gateway: or(a.Gateway, "http://"+bsn.HostPort(home, bsn.PortGateway)),
+		Peer:    or(a.Peer, bsn.HostPort(home, bsn.PortLedger)),
+	}
+	if err := k.byConsensusKey.Set(ctx, fmt.Sprintf("%x", a.ConsensusKey), a.City); err != nil {
+		return bsn.City{}, err
+	}
+	return c, k.Cities.Set(ctx, c.Name, c)
+}
+
+// Activate gives a city that follows the ledger its part. The operator's first
+// active city carries its power.
+func (k *Keeper) Activate(ctx context.Context, name string) error {
+	c, err := k.Cities.Get(ctx, name)
+	if err != nil || c.Status == bsn.CityActive {
+		return err
+	}
+	c.Status = bsn.CityActive
+	if err := k.Cities.Set(ctx, name, c); err != nil {
+		return err
+	}
+	o, err := k.Operators.Get(ctx, c.Operator)
+	if err != nil || o.ValidatingCity != "" {
+		return err
+	}
+	o.ValidatingCity = name
+	if err := k.updates.Set(ctx, name, power); err != nil {
+		return err
+	}
+	return k.Operators.Set(ctx, o.Name, o)
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}

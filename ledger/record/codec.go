@@ -1,0 +1,31 @@
+package record
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	"cosmossdk.io/collections/codec"
+)
+
+// JSON is the value codec of a Go type in its JSON form.
+func JSON[T any]() codec.ValueCodec[T] { return jsonCodec[T]{} }
+
+type jsonCodec[T any] struct{}
+
+func (jsonCodec[T]) Encode(v T) ([]byte, error) { return json.Marshal(v) }
+
+func (jsonCodec[T]) Decode(b []byte) (v T, err error) { return v, json.Unmarshal(b, &v) }
+
+func (c jsonCodec[T]) EncodeJSON(v T) ([]byte, error) { return c.Encode(v) }
+
+func (c jsonCodec[T]) DecodeJSON(b []byte) (T, error) { return c.Decode(b) }
+
+func (jsonCodec[T]) Stringify(v T) string { return fmt.Sprintf("%+v", v) }
+
+func (jsonCodec[T]) ValueType() string { return "json" }
+
+// SortedKeys returns the keys of a map in order: state must be written in the same
+// order everywhere.
+func SortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }

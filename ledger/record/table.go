@@ -1,0 +1,146 @@
+// Package record stores the network's records on the ledger. A record is kept as
+// the JSON of its type in the root package, so that what is stored, what a
+// listing prints and what a follower receives are the same bytes, readable in
+// any language. Every write emits the new state as an event: followers never
+// have to ask what a block changed.
+package record
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"cosmossdk.io/collections"
+	"cosmossdk.io/core/appmodule"
+	corestore "cosmossdk.io/core/store"
+	sdk "github.com/cosmos/cosmos-sdk/types"
+
+	"github.com/openbsn/bsn"
+)
+
+// EventType is the type of the event that a write emits, with the attributes
+// kind, id and record.
+const EventType = "bsn.record"
+
+// Table holds the records of one kind by id.
+type Table[T any] struct {
+	kind bsn.Kind
+	m    collections.Map[string, T]
+}
+
+// NewTable declares the table of a kind in a module's store.
+func NewTable[T any](sb *collections.SchemaBuilder, prefix byte, kind bsn.Kind) Table[T] {
+	return Table[T]{kind, collections.NewMap(sb, collections.NewPrefix([]byte{prefix}), string(kind), collections.StringKey, JSON[T]())}
+}
+
+// Get returns a record. Error: bsn.ErrNoRecord.
+func (t Table[T]) Get(ctx context.Context, id string) (T, error) {
+	v, err := t.m.Get(ctx, id)
+	if errors.Is(err, collections.ErrNotFound) {
+		return v, fmt.Errorf("%s %q: %w", t.kind, id, bsn.ErrNoRecord)
+	}
+	return v, err
+}
+
+// Has tells whether there is a record of this id.
+func (t Table[T]) Has(ctx context.Context, id string) (bool, error) { return t.m.Has(ctx, id) }
+
+// Set stores a record and emits it.
+func (t Table[T]) Set(ctx context.Context, id string, v T) error {
+	if err := t.m.Set(ctx, id, v); err != nil {
+		return fmt.Errorf("store %s %q: %w", t.kind, id, err)
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s %q: %w", t.kind, id, err)
+	}
+	sdk.UnwrapSDKContext(ctx).EventManager().EmitEvent(sdk.NewEvent(EventType,
+		sdk.NewAttribute("kind", string(t.kind)), sdk.NewAttribute("id", id), sdk.NewAttribute("record", string(b))))
+	return nil
+}
+
+// Each calls f for all records with ids after the given one, in order of id,
+// until f returns false.
+func (t Table[T]) Each(ctx context.Context, after string, f func(id string, v T) (more bool, err error)) error {
+	r := new(collections.Range[string])
+	if after != "" {
+		r = r.StartExclusive(after)
+	}
+	it, err := t.m.Iterate(ctx, r)
+	if err != nil {
+		return fmt.Errorf("read %ss: %w", t.kind, err)
+	}
+	defer it.Close()
+	for ; it.Valid(); it.Next() {
+		kv, err := it.KeyValue()
+		if err != nil {
+			return fmt.Errorf("read %s: %w", t.kind, err)
+		}
+		if more, err := f(kv.Key, kv.Value); err != nil || !more {
+			return err
+		}
+	}
+	return nil
+}
+
+// Kind is the kind of the table's records.
+func (t Table[T]) Kind() bsn.Kind { return t.kind }
+
+// Read returns a record in JSON.
+func (t Table[T]) Read(ctx context.Context, id string) (json.RawMessage, error) {
+	v, err := t.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
+}
+
+// Page returns up to limit records with ids after the given one.
+func (t Table[T]) Page(ctx context.Context, after string, limit int) ([]bsn.Change, error) {
+	var out []bsn.Change
+	err := t.Each(ctx, after, func(id string, v T) (bool, error) {
+		b, err := json.Marshal(v)
+		out = append(out, bsn.Change{Kind: t.kind, ID: id, Record: b})
+		return len(out) < limit, err
+	})
+	return out, err
+}
+
+// Export returns all records, for a genesis.
+func (t Table[T]) Export(ctx context.Context) (map[string]T, error) {
+	out := map[string]T{}
+	return out, t.Each(ctx, "", func(id string, v T) (bool, error) {
+		out[id] = v
+		return true, nil
+	})
+}
+
+// Import stores what Export returned.
+func (t Table[T]) Import(ctx context.Context, in map[string]T) error {
+	// The shape of the state tree depends on the order of insertion: keep it fixed.
+	for _, id := range SortedKeys(in) {
+		if err := t.Set(ctx, id, in[id]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Reader is a table without its type, for queries.
+type Reader interface {
+	Kind() bsn.Kind
+	Read(ctx context.Context, id string) (json.RawMessage, error)
+	Page(ctx context.Context, after string, limit int) ([]bsn.Change, error)
+}
+
+// Schema builds a module's collections with build and checks them.
+func Schema(store corestore.KVStoreService, build func(*collections.SchemaBuilder)) {
+	sb := collections.NewSchemaBuilder(store)
+	build(sb)
+	if _, err := sb.Build(); err != nil {
+		panic(err) // two collections of a module share a prefix or a name
+	}
+}
+
+var _ appmodule.AppModule = Module{}

@@ -1,0 +1,156 @@
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	abci "github.com/cometbft/cometbft/abci/types"
+	"github.com/cometbft/cometbft/mempool"
+	sdk "github.com/cosmos/cosmos-sdk/types"
+	"github.com/cosmos/gogoproto/proto"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gen/ledger/apppb"
+	"github.com/openbsn/bsn/gen/ledger/governpb"
+)
+
+// ErrRefused is wrapped where the ledger refused a transaction. The text says why.
+var ErrRefused = errors.New("the ledger refused")
+
+// Result says where a transaction landed.
+type Result struct {
+	Height int64
+	Hash   string // SHA-256 of the transaction in hex
+	// Data are the messages' answers, encoded; see Proposal and Version.
+	Data []byte
+}
+
+// Proposal is the id that the first Propose in the transaction got, or 0.
+func (r Result) Proposal() uint64 {
+	var m governpb.MsgProposeResponse
+	r.answer(&m)
+	return m.Id
+}
+
+// Version is the number that the first PublishApp in the transaction got, or 0.
+func (r Result) Version() int {
+	var m apppb.MsgPublishResponse
+	r.answer(&m)
+	return int(m.Version)
+}
+
+func (r Result) answer(m proto.Message) {
+	var all sdk.TxMsgData
+	if all.Unmarshal(r.Data) != nil {
+		return
+	}
+	for _, any := range all.MsgResponses {
+		if strings.TrimPrefix(any.TypeUrl, "/") == proto.MessageName(m) {
+			_ = proto.Unmarshal(any.Value, m) // what cannot be read leaves the zero value
+			return
+		}
+	}
+}
+
+type txResult struct {
+	height int64
+	result *abci.ExecTxResult
+}
+
+// Writer implements Conn: what a signer needs to know of its own address.
+func (n *Node) Writer(_ context.Context, address string) (network string, number uint64, err error) {
+	ctx, err := n.app.CreateQueryContext(0, false)
+	if err != nil {
+		return "", 0, fmt.Errorf("read ledger: %w", err)
+	}
+	if _, err := n.app.writers.Lookup(ctx, address); err != nil {
+		return "", 0, err
+	}
+	acc, err := sdk.AccAddressFromBech32(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("address: %w", err)
+	}
+	a := n.app.auth.GetAccount(ctx, acc)
+	if a == nil {
+		return "", 0, fmt.Errorf("address %s: %w", address, bsn.ErrNoRecord)
+	}
+	return n.network, a.GetAccountNumber(), nil
+}
+
+// Who tells what kind of writer an address is, by what name and under whom.
+func (n *Node) Who(address string) (kind bsn.Kind, name, parent string, err error) {
+	ctx, err := n.app.CreateQueryContext(0, false)
+	if err != nil {
+		return "", "", "", fmt.Errorf("read ledger: %w", err)
+	}
+	w, err := n.app.writers.Lookup(ctx, address)
+	return w.Kind, w.Name, w.Parent, err
+}
+
+// Submit implements Conn. It hands in a signed transaction and returns when a
+// block holds it and it had its effect. Error: ErrRefused; or ctx's, after which
+// the transaction may still be committed until it expires.
+func (n *Node) Submit(ctx context.Context, tx []byte) (Result, error) {
+	if len(tx) > maxTxBytes {
+		return Result{}, fmt.Errorf("%w a transaction of %d bytes: the most is %d", ErrRefused, len(tx), maxTxBytes)
+	}
+	hash := sha256.Sum256(tx)
+	done := n.waiting.add(hash)
+	defer n.waiting.drop(hash, done)
+	res, err := n.local.BroadcastTxSync(ctx, tx)
+	switch {
+	case errors.Is(err, mempool.ErrTxInCache): // handed in before: wait for it
+	case err != nil:
+		return Result{}, fmt.Errorf("hand in transaction: %w", err)
+	case res.Code != 0:
+		return Result{}, refused(res.Log)
+	}
+	select {
+	case <-ctx.Done():
+		return Result{}, fmt.Errorf("wait for block: %w", ctx.Err())
+	case <-n.comet.Quit():
+		return Result{}, errors.New("wait for block: the ledger node stopped")
+	case r := <-done:
+		if r.result.Code != 0 {
+			return Result{}, refused(r.result.Log)
+		}
+		return Result{Height: r.height, Hash: hex.EncodeToString(hash[:]), Data: r.result.Data}, nil
+	}
+}
+
+func (w *waiting) add(hash [32]byte) chan txResult {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.txs == nil {
+		w.txs = map[[32]byte][]chan txResult{}
+	}
+	ch := make(chan txResult, 1)
+	w.txs[hash] = append(w.txs[hash], ch)
+	return ch
+}
+
+func (w *waiting) drop(hash [32]byte, ch chan txResult) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	left := w.txs[hash][:0]
+	for _, c := range w.txs[hash] {
+		if c != ch {
+			left = append(left, c)
+		}
+	}
+	if w.txs[hash] = left; len(left) == 0 {
+		delete(w.txs, hash)
+	}
+}
+
+// wrapping is what the SDK puts around a module's own words.
+var wrapping = regexp.MustCompile(`^failed to execute message; message index: \d+: `)
+
+func refused(log string) error {
+	return fmt.Errorf("%w: %s", ErrRefused, wrapping.ReplaceAllString(log, ""))
+}
