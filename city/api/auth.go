@@ -1,0 +1,233 @@
+// Package api is a city's API, both sides of it: connect-go services and the
+// artifact store on one port, speaking gRPC, gRPC-Web and JSON. Callers sign
+// each request with the key of an operator, city, portal or account.
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/key"
+)
+
+// Headers of a signed request.
+const (
+	headerKey       = "Bsn-Key"       // compressed public key, hex
+	headerTime      = "Bsn-Time"      // Unix milliseconds
+	headerNonce     = "Bsn-Nonce"     // 16 random bytes, hex
+	headerBody      = "Bsn-Body"      // SHA-256 of the body, hex
+	headerSignature = "Bsn-Signature" // of all of these, hex
+)
+
+const (
+	// maxSkew is how far a caller's clock may be off.
+	maxSkew = 2 * time.Minute
+	// maxBody bounds what is read before a request is known to be whole. Artifacts
+	// are streamed and have their own bound.
+	maxBody = 4 << 20
+	// maxNonces bounds the memory of requests seen within maxSkew.
+	maxNonces = 100_000
+)
+
+// signed is the text that a request's signature covers: whatever would change
+// its meaning, and the city, so that no other city can use it.
+func signed(network, city, method, target, body, time, nonce string) []byte {
+	return []byte(strings.Join([]string{"bsn-request/1", network, city, method, target, body, time, nonce}, "\n"))
+}
+
+// signer is an http.RoundTripper that signs requests to one city.
+type signer struct {
+	network, city string
+	key           key.Key
+	next          http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (s signer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	hash := r.Header.Get(headerBody) // set where the body is streamed and its hash known
+	if hash == "" {
+		var body []byte
+		if r.Body != nil {
+			var err error
+			if body, err = io.ReadAll(io.LimitReader(r.Body, maxBody+1)); err != nil {
+				return nil, fmt.Errorf("read request: %w", err)
+			}
+			r.Body.Close()
+			if len(body) > maxBody {
+				return nil, fmt.Errorf("request of over %d bytes", maxBody)
+			}
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		}
+		sum := sha256.Sum256(body)
+		hash = hex.EncodeToString(sum[:])
+		r.Header.Set(headerBody, hash)
+	}
+	var nonce [16]byte
+	rand.Read(nonce[:]) // never fails
+	now := strconv.FormatInt(time.Now().UnixMilli(), 10)
+	r.Header.Set(headerKey, hex.EncodeToString(s.key.Public()))
+	r.Header.Set(headerTime, now)
+	r.Header.Set(headerNonce, hex.EncodeToString(nonce[:]))
+	text := signed(s.network, s.city, r.Method, r.URL.RequestURI(), hash, now, hex.EncodeToString(nonce[:]))
+	r.Header.Set(headerSignature, hex.EncodeToString(s.key.Sign(text)))
+	return s.next.RoundTrip(r)
+}
+
+// bearer is an http.RoundTripper that shows the gateway's secret.
+type bearer struct {
+	secret string
+	next   http.RoundTripper
+}
+
+// RoundTrip implements http.RoundTripper.
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+b.secret)
+	return b.next.RoundTrip(r)
+}
+
+// Caller is who signed a request.
+type Caller struct {
+	// Kind is operator, city, portal or account; empty for the city's own gateway.
+	Kind   bsn.Kind
+	Name   string
+	Parent string // a city's operator, an account's portal
+	// Gateway: the caller is this city's own gateway.
+	Gateway bool
+}
+
+type callerKey struct{}
+
+// caller returns who signed the request that ctx belongs to, if anyone did.
+func caller(ctx context.Context) (Caller, bool) {
+	c, ok := ctx.Value(callerKey{}).(Caller)
+	return c, ok
+}
+
+// verifier checks signatures on the city's side.
+type verifier struct {
+	network, city string
+	gateway       string // secret
+	// who resolves a ledger address.
+	who func(address string) (kind bsn.Kind, name, parent string, err error)
+
+	mu     sync.Mutex
+	nonces map[string]time.Time // seen, until when
+}
+
+var errUnsigned = errors.New("request is not signed: sign it with the key of an operator, city, portal or account of the network")
+
+// middleware lets requests pass with their caller in the context. Without a
+// signature they pass as nobody, and the services decide; with a bad one they end
+// here.
+func (v *verifier) middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, ok, err := v.check(w, r)
+		switch {
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		case ok:
+			r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (v *verifier) check(w http.ResponseWriter, r *http.Request) (c Caller, ok bool, err error) {
+	if secret, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); found {
+		if v.gateway == "" || subtle.ConstantTimeCompare([]byte(secret), []byte(v.gateway)) != 1 {
+			return c, false, errors.New("unknown bearer secret")
+		}
+		return Caller{Gateway: true}, true, nil
+	}
+	if r.Header.Get(headerSignature) == "" {
+		return c, false, nil
+	}
+	public, err1 := hex.DecodeString(r.Header.Get(headerKey))
+	sig, err2 := hex.DecodeString(r.Header.Get(headerSignature))
+	ms, err3 := strconv.ParseInt(r.Header.Get(headerTime), 10, 64)
+	nonce := r.Header.Get(headerNonce)
+	if err := errors.Join(err1, err2, err3); err != nil || len(nonce) != 32 {
+		return c, false, errors.New("malformed signature headers")
+	}
+	if skew := time.Since(time.UnixMilli(ms)); skew > maxSkew || skew < -maxSkew {
+		return c, false, fmt.Errorf("request was signed %s from this city's time: set your clock", skew.Round(time.Second))
+	}
+	hash := r.Header.Get(headerBody)
+	text := signed(v.network, v.city, r.Method, r.URL.RequestURI(), hash, r.Header.Get(headerTime), nonce)
+	if !key.Verify(public, text, sig) {
+		return c, false, fmt.Errorf("signature does not match this request to city %q of network %q", v.city, v.network)
+	}
+	if err := v.body(w, r, hash); err != nil {
+		return c, false, err
+	}
+	if !v.fresh(string(public) + nonce) {
+		return c, false, errors.New("request was seen before")
+	}
+	address, err := key.Address(public)
+	if err != nil {
+		return c, false, err
+	}
+	c.Kind, c.Name, c.Parent, err = v.who(address)
+	return c, err == nil, err
+}
+
+// body compares the body with the hash that was signed. An artifact is compared
+// with its own name, and that with its content by the store.
+func (v *verifier) body(w http.ResponseWriter, r *http.Request, hash string) error {
+	if name, isArtifact := strings.CutPrefix(r.URL.Path, artifactPath); isArtifact && r.Method == http.MethodPut {
+		if name != hash {
+			return errors.New("signed body is not the artifact of this name")
+		}
+		return nil
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return fmt.Errorf("read request: %w", err)
+	}
+	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != hash {
+		return errors.New("body is not the one that was signed")
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return nil
+}
+
+// fresh remembers a request until its time would no longer pass.
+func (v *verifier) fresh(id string) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	now := time.Now()
+	if _, seen := v.nonces[id]; seen {
+		return false
+	}
+	if len(v.nonces) >= maxNonces {
+		for n, until := range v.nonces {
+			if now.After(until) {
+				delete(v.nonces, n)
+			}
+		}
+		if len(v.nonces) >= maxNonces {
+			return false
+		}
+	}
+	if v.nonces == nil {
+		v.nonces = map[string]time.Time{}
+	}
+	v.nonces[id] = now.Add(2 * maxSkew)
+	return true
+}

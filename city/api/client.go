@@ -1,0 +1,278 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gen/city/cityv1"
+	"github.com/openbsn/bsn/gen/city/cityv1/cityv1connect"
+	"github.com/openbsn/bsn/ledger"
+	"github.com/openbsn/bsn/ledger/key"
+)
+
+// Client calls one city. It is a bsn.Ledger and a ledger.Conn.
+type Client struct {
+	URL     string
+	service cityv1connect.CityServiceClient
+	http    *http.Client
+}
+
+// Dial makes a client that signs as k; city is the name of the city at url. It
+// does not connect yet.
+func Dial(url, network, city string, k key.Key) *Client {
+	return newClient(url, signer{network, city, k, transport()})
+}
+
+// DialGateway makes the client of a city's own gateway.
+func DialGateway(url, secret string) *Client { return newClient(url, bearer{secret, transport()}) }
+
+// DialUnsigned makes a client for those that the network does not know yet.
+func DialUnsigned(url string) *Client { return newClient(url, transport()) }
+
+func newClient(url string, t http.RoundTripper) *Client {
+	h := &http.Client{Transport: t}
+	return &Client{url, cityv1connect.NewCityServiceClient(h, url, connect.WithReadMaxBytes(64<<20)), h}
+}
+
+func transport() *http.Transport {
+	return &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 3 * time.Second}).DialContext,
+		MaxIdleConnsPerHost: 8,
+		IdleConnTimeout:     time.Minute,
+	}
+}
+
+// Status asks how the city is.
+func (c *Client) Status(ctx context.Context) (*cityv1.StatusResponse, error) {
+	return call(ctx, c.service.Status, &cityv1.StatusRequest{})
+}
+
+// Apply applies to join, or asks how an application stands.
+func (c *Client) Apply(ctx context.Context, r *cityv1.ApplyRequest) (*cityv1.ApplyResponse, error) {
+	return call(ctx, c.service.Apply, r)
+}
+
+// Logs copies a node's log to w.
+func (c *Client) Logs(ctx context.Context, w io.Writer, node string, lines int, follow bool) error {
+	s, err := c.service.Logs(ctx, connect.NewRequest(&cityv1.LogsRequest{Node: node, Lines: int32(lines), Follow: follow}))
+	if err != nil {
+		return local(err)
+	}
+	defer s.Close()
+	for s.Receive() {
+		if _, err := w.Write(s.Msg().Data); err != nil {
+			return err
+		}
+	}
+	return local(s.Err())
+}
+
+// Writer implements ledger.Conn.
+func (c *Client) Writer(ctx context.Context, address string) (string, uint64, error) {
+	r, err := call(ctx, c.service.Writer, &cityv1.WriterRequest{Address: address})
+	if err != nil {
+		return "", 0, err
+	}
+	return r.Network, r.Number, nil
+}
+
+// Submit implements ledger.Conn.
+func (c *Client) Submit(ctx context.Context, tx []byte) (ledger.Result, error) {
+	r, err := call(ctx, c.service.Submit, &cityv1.SubmitRequest{Tx: tx})
+	if err != nil {
+		return ledger.Result{}, err
+	}
+	return ledger.Result{Height: r.Height, Hash: r.Hash, Data: r.Data}, nil
+}
+
+// Get implements bsn.Ledger.
+func (c *Client) Get(ctx context.Context, kind bsn.Kind, id string) (json.RawMessage, error) {
+	r, err := call(ctx, c.service.Get, &cityv1.GetRequest{Kind: string(kind), Id: id})
+	if err != nil {
+		return nil, err
+	}
+	return r.Record, nil
+}
+
+// List implements bsn.Ledger.
+func (c *Client) List(ctx context.Context, kind bsn.Kind, after string, limit int) ([]bsn.Change, int64, error) {
+	r, err := call(ctx, c.service.List, &cityv1.ListRequest{Kind: string(kind), After: after, Limit: int32(limit)})
+	if err != nil {
+		return nil, 0, err
+	}
+	return fromWire(r.Records), r.Height, nil
+}
+
+// Follow implements bsn.Ledger. A lost connection ends it with an error; the
+// caller goes on from the next height.
+func (c *Client) Follow(ctx context.Context, from int64) iter.Seq2[bsn.Block, error] {
+	return func(yield func(bsn.Block, error) bool) {
+		s, err := c.service.Follow(ctx, connect.NewRequest(&cityv1.FollowRequest{From: from}))
+		if err != nil {
+			yield(bsn.Block{}, local(err))
+			return
+		}
+		defer s.Close()
+		for s.Receive() {
+			m := s.Msg()
+			if !yield(bsn.Block{Height: m.Height, Time: time.Unix(0, m.Time).UTC(), Changes: fromWire(m.Changes)}, nil) {
+				return
+			}
+		}
+		if ctx.Err() == nil {
+			err := s.Err()
+			if err == nil {
+				err = errors.New("the city ended the stream")
+			}
+			yield(bsn.Block{}, local(err))
+		}
+	}
+}
+
+// PutArtifact uploads a package and returns its SHA-256 in hex.
+func (c *Client) PutArtifact(ctx context.Context, content []byte) (string, error) {
+	sum := sha256.Sum256(content)
+	hash := hex.EncodeToString(sum[:])
+	r, err := http.NewRequestWithContext(ctx, http.MethodPut, c.URL+artifactPath+hash, bytes.NewReader(content))
+	if err != nil {
+		return "", fmt.Errorf("upload artifact: %w", err)
+	}
+	r.Header.Set(headerBody, hash)
+	res, err := c.http.Do(r)
+	if err != nil {
+		return "", fmt.Errorf("upload artifact: %w", err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode/100 != 2 {
+		return "", fmt.Errorf("upload artifact: %w", problem(res))
+	}
+	return hash, nil
+}
+
+// HTTP is the client's signing HTTP client, for fetching artifacts.
+func (c *Client) HTTP() *http.Client { return c.http }
+
+func problem(res *http.Response) error {
+	text, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10)) // what could be read of the reason will do
+	return fmt.Errorf("%s: %s", res.Status, bytes.TrimSpace(text))
+}
+
+func call[Q, A any](ctx context.Context, f func(context.Context, *connect.Request[Q]) (*connect.Response[A], error), q *Q) (*A, error) {
+	r, err := f(ctx, connect.NewRequest(q))
+	if err != nil {
+		return nil, local(err)
+	}
+	return r.Msg, nil
+}
+
+// sentinels gives errors that callers tell apart their code on the wire.
+var sentinels = []struct {
+	err  error
+	code connect.Code
+}{
+	{ledger.ErrRefused, connect.CodeFailedPrecondition},
+	{bsn.ErrNoRecord, connect.CodeNotFound},
+	{bsn.ErrNoNode, connect.CodeNotFound},
+	{bsn.ErrPruned, connect.CodeOutOfRange},
+}
+
+// wire turns an error into one that crosses the wire.
+func wire(err error) error {
+	var c *connect.Error
+	if err == nil || errors.As(err, &c) {
+		return err
+	}
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			e := connect.NewError(s.code, err)
+			e.Meta().Set("Bsn-Error", s.err.Error())
+			return e
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return connect.NewError(connect.CodeDeadlineExceeded, err)
+	}
+	return connect.NewError(connect.CodeInternal, err)
+}
+
+// remote is an error that a city answered with: its text is the city's own.
+type remote struct {
+	text string
+	is   error
+}
+
+func (e remote) Error() string { return e.text }
+func (e remote) Unwrap() error { return e.is }
+
+// local turns an error from the wire into what it was.
+func local(err error) error {
+	var c *connect.Error
+	if !errors.As(err, &c) {
+		return err
+	}
+	for _, s := range sentinels {
+		if c.Meta().Get("Bsn-Error") == s.err.Error() {
+			return remote{c.Message(), s.err}
+		}
+	}
+	if c.Code() == connect.CodeUnavailable || c.Code() == connect.CodeCanceled {
+		return fmt.Errorf("city does not answer: %w", err)
+	}
+	return remote{c.Message(), err}
+}
+
+func toWire(in []bsn.Change) []*cityv1.Change {
+	out := make([]*cityv1.Change, 0, len(in))
+	for _, c := range in {
+		out = append(out, &cityv1.Change{Kind: string(c.Kind), Id: c.ID, Record: c.Record})
+	}
+	return out
+}
+
+func fromWire(in []*cityv1.Change) []bsn.Change {
+	out := make([]bsn.Change, 0, len(in))
+	for _, c := range in {
+		out = append(out, bsn.Change{Kind: bsn.Kind(c.Kind), ID: c.Id, Record: c.Record})
+	}
+	return out
+}
+
+// maxArtifact bounds an artifact that a city sends.
+const maxArtifact = 256 << 20
+
+// Artifact downloads a package and checks it against its SHA-256 in hex.
+func (c *Client) Artifact(ctx context.Context, hash string) ([]byte, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.URL+artifactPath+hash, nil)
+	if err != nil {
+		return nil, fmt.Errorf("fetch artifact: %w", err)
+	}
+	res, err := c.http.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("fetch artifact: %w", err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("fetch artifact: %w", problem(res))
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(nil, res.Body, maxArtifact))
+	if err != nil {
+		return nil, fmt.Errorf("fetch artifact: %w", err)
+	}
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != hash {
+		return nil, fmt.Errorf("fetch artifact %s: the city sent something else", hash)
+	}
+	return b, nil
+}

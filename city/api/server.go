@@ -1,0 +1,178 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gen/city/cityv1"
+	"github.com/openbsn/bsn/gen/city/cityv1/cityv1connect"
+	"github.com/openbsn/bsn/ledger"
+)
+
+const artifactPath = "/artifacts/"
+
+// submitTimeout is how long a caller's transaction may take into a block.
+const submitTimeout = 45 * time.Second
+
+// City is what the API serves.
+type City struct {
+	Network, Name, Operator string
+	// GatewaySecret lets the city's own gateway read the records.
+	GatewaySecret string
+	Ledger        *ledger.Node
+	// Artifacts serves /artifacts/{hash}.
+	Artifacts http.Handler
+	Runtime   bsn.Runtime
+	Status    func(context.Context) (*cityv1.StatusResponse, error)
+	// Apply handles an application to join.
+	Apply func(context.Context, *cityv1.ApplyRequest) (*cityv1.ApplyResponse, error)
+}
+
+// Handler serves the city's API.
+func Handler(c City) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(cityv1connect.NewCityServiceHandler(service{c}, connect.WithReadMaxBytes(maxBody)))
+	mux.Handle(artifactPath, artifacts{c.Artifacts})
+	v := &verifier{network: c.Network, city: c.Name, gateway: c.GatewaySecret, who: c.Ledger.Who}
+	return v.middleware(mux)
+}
+
+// artifacts lets known callers read, and writers write.
+type artifacts struct{ next http.Handler }
+
+// ServeHTTP implements http.Handler.
+func (a artifacts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c, ok := caller(r.Context())
+	if !ok {
+		http.Error(w, errUnsigned.Error(), http.StatusUnauthorized)
+		return
+	}
+	if c.Gateway && r.Method != http.MethodGet && r.Method != http.MethodHead {
+		http.Error(w, "a gateway only reads", http.StatusForbidden)
+		return
+	}
+	a.next.ServeHTTP(w, r)
+}
+
+type service struct{ c City }
+
+func known(ctx context.Context) error {
+	if _, ok := caller(ctx); !ok {
+		return connect.NewError(connect.CodeUnauthenticated, errUnsigned)
+	}
+	return nil
+}
+
+// writers excludes the gateway, which faces the internet.
+func writers(ctx context.Context) error {
+	c, ok := caller(ctx)
+	switch {
+	case !ok:
+		return connect.NewError(connect.CodeUnauthenticated, errUnsigned)
+	case c.Gateway:
+		return connect.NewError(connect.CodePermissionDenied, errors.New("a gateway only reads"))
+	}
+	return nil
+}
+
+func (s service) Status(ctx context.Context, _ *connect.Request[cityv1.StatusRequest]) (*connect.Response[cityv1.StatusResponse], error) {
+	if err := writers(ctx); err != nil {
+		return nil, err
+	}
+	return answer(s.c.Status(ctx))
+}
+
+func (s service) Logs(ctx context.Context, r *connect.Request[cityv1.LogsRequest], out *connect.ServerStream[cityv1.LogsResponse]) error {
+	c, ok := caller(ctx)
+	own := c.Kind == bsn.KindOperator && c.Name == s.c.Operator || c.Kind == bsn.KindCity && c.Name == s.c.Name
+	if !ok || !own {
+		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("logs of city %q are for its operator %q", s.c.Name, s.c.Operator))
+	}
+	log, err := s.c.Runtime.Logs(ctx, r.Msg.Node, int(r.Msg.Lines), r.Msg.Follow)
+	if err != nil {
+		return wire(err)
+	}
+	defer log.Close()
+	buf := make([]byte, 16<<10)
+	for {
+		n, err := log.Read(buf)
+		if n > 0 {
+			if err := out.Send(&cityv1.LogsResponse{Data: buf[:n]}); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) || ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return wire(err)
+		}
+	}
+}
+
+func (s service) Writer(ctx context.Context, r *connect.Request[cityv1.WriterRequest]) (*connect.Response[cityv1.WriterResponse], error) {
+	if err := writers(ctx); err != nil {
+		return nil, err
+	}
+	network, number, err := s.c.Ledger.Writer(ctx, r.Msg.Address)
+	return answer(&cityv1.WriterResponse{Network: network, Number: number}, err)
+}
+
+func (s service) Submit(ctx context.Context, r *connect.Request[cityv1.SubmitRequest]) (*connect.Response[cityv1.SubmitResponse], error) {
+	if err := writers(ctx); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, submitTimeout)
+	defer cancel()
+	res, err := s.c.Ledger.Submit(ctx, r.Msg.Tx)
+	return answer(&cityv1.SubmitResponse{Height: res.Height, Hash: res.Hash, Data: res.Data}, err)
+}
+
+func (s service) Get(ctx context.Context, r *connect.Request[cityv1.GetRequest]) (*connect.Response[cityv1.GetResponse], error) {
+	if err := known(ctx); err != nil {
+		return nil, err
+	}
+	b, err := s.c.Ledger.Get(ctx, bsn.Kind(r.Msg.Kind), r.Msg.Id)
+	return answer(&cityv1.GetResponse{Record: b}, err)
+}
+
+func (s service) List(ctx context.Context, r *connect.Request[cityv1.ListRequest]) (*connect.Response[cityv1.ListResponse], error) {
+	if err := known(ctx); err != nil {
+		return nil, err
+	}
+	page, height, err := s.c.Ledger.List(ctx, bsn.Kind(r.Msg.Kind), r.Msg.After, int(r.Msg.Limit))
+	return answer(&cityv1.ListResponse{Records: toWire(page), Height: height}, err)
+}
+
+func (s service) Follow(ctx context.Context, r *connect.Request[cityv1.FollowRequest], out *connect.ServerStream[cityv1.FollowResponse]) error {
+	if err := known(ctx); err != nil {
+		return err
+	}
+	for b, err := range s.c.Ledger.Follow(ctx, r.Msg.From) {
+		if err != nil {
+			return wire(err)
+		}
+		if err := out.Send(&cityv1.FollowResponse{Height: b.Height, Time: b.Time.UnixNano(), Changes: toWire(b.Changes)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s service) Apply(ctx context.Context, r *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error) {
+	return answer(s.c.Apply(ctx, r.Msg))
+}
+
+func answer[A any](m *A, err error) (*connect.Response[A], error) {
+	if err != nil {
+		return nil, wire(err)
+	}
+	return connect.NewResponse(m), nil
+}

@@ -1,0 +1,221 @@
+package city
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/artifact"
+	"github.com/openbsn/bsn/city/api"
+	"github.com/openbsn/bsn/config"
+	"github.com/openbsn/bsn/ledger"
+	"github.com/openbsn/bsn/ledger/key"
+	"github.com/openbsn/bsn/runtime/process"
+)
+
+// daemon is a running city.
+type daemon struct {
+	home       Home
+	cfg        config.Config
+	state      State
+	key        key.Key
+	frameworks map[string]bsn.Framework
+	log        *slog.Logger
+
+	ledger    *ledger.Node
+	client    *ledger.Client
+	artifacts *artifact.Store
+	runtime   bsn.Runtime
+	// secret is what this city's gateway shows to read the records.
+	secret string
+	mirror mirror
+	nodes  nodes
+	asked  asked
+}
+
+// Run is a city's daemon: it returns when ctx ends, and leaves the city's nodes
+// running. Ready is called once the API answers.
+func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]bsn.Framework, log *slog.Logger, ready func()) (err error) {
+	d := &daemon{home: h, cfg: cfg, frameworks: frameworks, log: log.With("city", h.Name)}
+	if d.state, err = h.Load(); err != nil {
+		return err
+	}
+	if d.state.Network == "" {
+		return fmt.Errorf("city %q is not part of a network: found one with `bsn city init --network NAME`, or `bsn city join INVITATION`", h.Name)
+	}
+	unlock, err := h.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if d.key, err = key.Load(h.keyFile()); err != nil {
+		return err
+	}
+	if d.secret, err = secretFile(h.path("gateway.secret")); err != nil {
+		return err
+	}
+	if d.artifacts, err = artifact.Open(h.artifacts(), cfg.Artifacts.MaxBytes); err != nil {
+		return err
+	}
+	run, err := process.Open(h.Nodes(), d.log)
+	if err != nil {
+		return err
+	}
+	d.runtime = run
+	defer func() { err = errors.Join(err, run.Close()) }()
+	if d.ledger, err = ledger.Start(ledger.NodeConfig{
+		Home: h.ledger(), Listen: or(cfg.City.Ledger, d.addr(bsn.PortLedger)), Peers: d.state.Peers, Log: d.log.With("part", "ledger"),
+	}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.ledger.Stop()) }()
+	if d.client, err = ledger.NewClient(d.ledger, d.key); err != nil {
+		return err
+	}
+	return d.serve(ctx, ready)
+}
+
+// addr is a port on the city's own virtual address.
+func (d *daemon) addr(port int) string {
+	return bsn.HostPort(d.state.Net.Addr(d.state.Index, bsn.ServiceCity), port)
+}
+
+func (d *daemon) serve(ctx context.Context, ready func()) error {
+	listener, err := net.Listen("tcp", or(d.cfg.City.API, d.addr(bsn.PortAPI)))
+	if err != nil {
+		return fmt.Errorf("listen for the city's API: %w", err)
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true) // gRPC
+	srv := &http.Server{
+		Handler: api.Handler(api.City{
+			Network: d.state.Network, Name: d.home.Name, Operator: d.state.Operator, GatewaySecret: d.secret,
+			Ledger: d.ledger, Artifacts: d.artifacts.Handler(), Runtime: d.runtime, Status: d.status, Apply: d.apply,
+		}),
+		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve the city's API: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		if srv.Shutdown(end) != nil {
+			srv.Close()
+		}
+		return nil
+	})
+	d.log.Info("city is up", "network", d.state.Network, "api", listener.Addr())
+	ready()
+	g.Go(func() error { return d.reconcile(ctx) })
+	return g.Wait()
+}
+
+// lock makes this the city's only daemon and records its pid.
+func (h Home) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(h.lockFile(), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock city: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("city %q is running already", h.Name)
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("write lock: %w", err)
+		}
+	}
+	return func() { f.Close() }, nil
+}
+
+// PID returns the process id of the city's running daemon, or 0.
+func (h Home) PID() (int, error) {
+	f, err := os.OpenFile(h.lockFile(), os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read lock: %w", err)
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+		return 0, nil // nobody holds it
+	}
+	var pid int
+	if _, err := fmt.Fscan(f, &pid); err != nil {
+		return 0, fmt.Errorf("read lock: %w", err)
+	}
+	return pid, nil
+}
+
+// secretFile reads a random secret, made on first use.
+func secretFile(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err == nil {
+		return string(b), nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("read secret: %w", err)
+	}
+	var r [32]byte
+	rand.Read(r[:]) // never fails
+	s := hex.EncodeToString(r[:])
+	if err := renameio.WriteFile(path, []byte(s), 0o600); err != nil {
+		return "", fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	return s, nil
+}
+
+// readAll reads all records of a kind.
+func readAll[T any](ctx context.Context, l bsn.Ledger, kind bsn.Kind) ([]T, error) {
+	var out []T
+	for after := ""; ; {
+		page, _, err := l.List(ctx, kind, after, 0)
+		if err != nil {
+			return nil, err
+		}
+		if len(page) == 0 {
+			return out, nil
+		}
+		for _, c := range page {
+			var v T
+			if err := json.Unmarshal(c.Record, &v); err != nil {
+				return nil, fmt.Errorf("decode %s %q: %w", kind, c.ID, err)
+			}
+			out = append(out, v)
+			after = c.ID
+		}
+	}
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}

@@ -1,0 +1,89 @@
+package city
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway"
+)
+
+// gatewayID names the gateway in the runtime.
+const gatewayID = "gateway"
+
+// GatewayFile is the configuration that the daemon hands its gateway, in the
+// gateway's own folder.
+const GatewayFile = "gateway.json"
+
+// GatewayRole is what a gateway process needs.
+type GatewayRole struct {
+	Gateway gateway.Config `json:"gateway"`
+	// API is the city's, and Secret what it is shown.
+	API    string `json:"api"`
+	Secret string `json:"secret"`
+	Level  string `json:"level"`
+}
+
+// startGateway makes the gateway run: a process of its own, of the same binary.
+func (d *daemon) startGateway(ctx context.Context) error {
+	binary, err := self()
+	if err != nil {
+		return err
+	}
+	g := d.cfg.Gateway
+	listen := g.Addresses()
+	if len(listen) == 0 {
+		listen = []string{d.addr(bsn.PortGateway)}
+	}
+	role := GatewayRole{
+		API: "http://" + or(d.cfg.City.API, d.addr(bsn.PortAPI)), Secret: d.secret, Level: d.cfg.Log.Level.String(),
+		Gateway: gateway.Config{
+			City: d.home.Name, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json",
+			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, MaxBatch: g.MaxBatch,
+			MaxSubscriptions: g.MaxSubscriptions, RequestsPerSecond: g.RequestsPerSecond,
+			AppRequestsPerSecond: g.AppRequestsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,
+		},
+	}
+	b, err := json.Marshal(role)
+	if err != nil {
+		return fmt.Errorf("encode gateway's configuration: %w", err)
+	}
+	return d.runtime.Start(ctx, bsn.NodeSpec{
+		ID: gatewayID, Binary: binary, Args: []string{"gateway", "run", GatewayFile},
+		Files:   []bsn.File{{Path: GatewayFile, Mode: 0o600, Content: b}},
+		Address: listen[0], Ports: map[string]int{"http": bsn.PortGateway}, StopTimeout: 15 * time.Second,
+	})
+}
+
+// gatewayHealth asks the gateway itself.
+func (d *daemon) gatewayHealth(ctx context.Context) (height int64, err error) {
+	url := "http://" + or(first(d.cfg.Gateway.Addresses()), d.addr(bsn.PortGateway)) + "/health"
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, fmt.Errorf("ask gateway: %w", err)
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, fmt.Errorf("ask gateway: %w", err)
+	}
+	defer res.Body.Close()
+	var h struct {
+		Ledger struct {
+			Height int64 `json:"height"`
+		} `json:"ledger"`
+	}
+	if err := json.NewDecoder(http.MaxBytesReader(nil, res.Body, 1<<20)).Decode(&h); err != nil {
+		return 0, fmt.Errorf("ask gateway: %w", err)
+	}
+	return h.Ledger.Height, nil
+}
+
+func first(s []string) string {
+	if len(s) == 0 {
+		return ""
+	}
+	return s[0]
+}

@@ -1,0 +1,182 @@
+package city
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger"
+)
+
+// pause is the longest time between two looks at what should be; what failed is
+// tried again then.
+const pause = 2 * time.Second
+
+// reconcile closes, again and again, the difference between what the ledger asks
+// of this city and what is. Each step looks at the whole, so that none depends on
+// having seen every change, and each may be cut off anywhere.
+func (d *daemon) reconcile(ctx context.Context) error {
+	wake := make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { d.follow(ctx, wake) })
+	wg.Go(func() { d.tend(ctx) })
+	// The gateway serves from the last known state: it does not wait for the ledger.
+	d.try("gateway", d.startGateway(ctx))
+	if err := d.ledger.Ready(ctx); err != nil {
+		return quiet(ctx, err)
+	}
+	for ctx.Err() == nil {
+		v := d.mirror.view()
+		if v.height > 0 {
+			d.step(ctx, v)
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-time.After(pause):
+		}
+	}
+	return nil
+}
+
+// follow keeps the mirror.
+func (d *daemon) follow(ctx context.Context, wake chan<- struct{}) {
+	for ctx.Err() == nil {
+		err := d.ledger.Ready(ctx)
+		if err == nil {
+			err = d.followFrom(ctx, wake)
+		}
+		if ctx.Err() == nil {
+			d.log.Warn("following the ledger was cut off", "error", err)
+			time.Sleep(time.Second)
+		}
+	}
+}
+
+func (d *daemon) followFrom(ctx context.Context, wake chan<- struct{}) error {
+	height, err := d.mirror.load(ctx, d.ledger)
+	if err != nil {
+		return err
+	}
+	rouse(wake)
+	for b, err := range d.ledger.Follow(ctx, height+1) {
+		if err != nil {
+			return err
+		}
+		changed, err := d.mirror.apply(b)
+		if err != nil {
+			return err
+		}
+		if changed {
+			rouse(wake)
+		}
+	}
+	return ctx.Err()
+}
+
+func rouse(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// step does all that can be done now and writes what the city has to say to the
+// ledger in one transaction.
+func (d *daemon) step(ctx context.Context, v view) {
+	var say []ledger.Message
+	self, ok := v.cities[d.home.Name]
+	if !ok {
+		d.try("city", fmt.Errorf("the ledger does not know this city"))
+		return
+	}
+	if self.Status == bsn.CityAdmitted {
+		say = append(say, ledger.ActivateCity())
+	}
+	d.try("gateway", d.startGateway(ctx))
+	d.try("peers", d.dial(v))
+	say = append(say, d.chains(ctx, v, self)...)
+	say = append(say, d.apps(ctx, v, self)...)
+	d.say(ctx, say)
+}
+
+// say writes messages in one transaction; if that is refused, one by one, so that
+// one that is out of date does not hold up the rest.
+func (d *daemon) say(ctx context.Context, messages []ledger.Message) {
+	if len(messages) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	_, err := d.client.Write(ctx, messages...)
+	if !errors.Is(err, ledger.ErrRefused) || len(messages) == 1 {
+		d.try("ledger", err)
+		return
+	}
+	for _, m := range messages {
+		_, err := d.client.Write(ctx, m)
+		d.try("ledger", err)
+	}
+}
+
+// dial connects to the ledger nodes of cities that were admitted since.
+func (d *daemon) dial(v view) error {
+	var peers []string
+	for name, c := range v.cities {
+		if name != d.home.Name && c.Status == bsn.CityActive && d.asked.first("peer", c.NodeID) {
+			peers = append(peers, c.NodeID+"@"+c.Peer)
+		}
+	}
+	if len(peers) == 0 {
+		return nil
+	}
+	return d.ledger.Dial(peers)
+}
+
+// try logs what failed, each cause once until it changes.
+func (d *daemon) try(what string, err error) {
+	if err == nil {
+		d.asked.forget("error", what)
+		return
+	}
+	if d.asked.changed("error", what, err.Error()) {
+		d.log.Warn("cannot do its part now, will try again", "part", what, "error", err)
+	}
+}
+
+func quiet(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// asked remembers what was done or said, so that it is not done or said again.
+type asked struct {
+	mu sync.Mutex
+	m  map[[2]string]string
+}
+
+// changed stores a text and tells whether another, or none, was there.
+func (a *asked) changed(kind, id, text string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	old, ok := a.m[[2]string{kind, id}]
+	if a.m == nil {
+		a.m = map[[2]string]string{}
+	}
+	a.m[[2]string{kind, id}] = text
+	return !ok || old != text
+}
+
+func (a *asked) first(kind, id string) bool { return a.changed(kind, id, "") }
+
+func (a *asked) forget(kind, id string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.m, [2]string{kind, id})
+}

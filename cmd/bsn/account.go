@@ -1,0 +1,336 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger"
+	"github.com/openbsn/bsn/ledger/key"
+)
+
+func accountCommand(s *session) *cobra.Command {
+	c := &cobra.Command{Use: "account", Short: "accounts, which own projects and apps"}
+	l := &cobra.Command{Use: "list", Short: "the network's accounts", Args: cobra.NoArgs}
+	asJSON := jsonFlag(l)
+	l.RunE = func(cmd *cobra.Command, _ []string) error {
+		r, err := s.reader()
+		if err != nil {
+			return err
+		}
+		accounts, err := list[bsn.Account](cmd.Context(), r, bsn.KindAccount)
+		if err != nil {
+			return err
+		}
+		return show(cmd, *asJSON, accounts, "ACCOUNT PORTAL ADDRESS ETHEREUM", func() (rows [][]string) {
+			for _, a := range accounts {
+				rows = append(rows, []string{a.Name, a.Portal, a.Address, a.Ethereum})
+			}
+			return rows
+		})
+	}
+	var portal string
+	create := &cobra.Command{
+		Use:   "create NAME",
+		Short: "make an account's key here and register it through a portal of this machine",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a, err := s.createAccount(cmd.Context(), portal, args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "account %s: %s on the ledger, %s on EVM chains\nits key is %s: keep a copy, nobody else has it\nnext: bsn context set --account %s\n", a.Name, a.Address, a.Ethereum, s.accountKey(a.Name), a.Name)
+			return nil
+		},
+	}
+	create.Flags().StringVar(&portal, "portal", "demo", "the portal that registers it")
+	c.AddCommand(l, create)
+	return c
+}
+
+func (s *session) createAccount(ctx context.Context, portal, name string) (bsn.Account, error) {
+	if err := bsn.CheckName("account", name); err != nil {
+		return bsn.Account{}, err
+	}
+	p, err := key.Load(s.portalKey(portal))
+	if err != nil {
+		return bsn.Account{}, fmt.Errorf("key of portal %q: %w", portal, err)
+	}
+	k, err := key.LoadOrNew(s.accountKey(name))
+	if err != nil {
+		return bsn.Account{}, err
+	}
+	if _, err := s.write(ctx, p, ledger.RegisterAccount(name, k.Public())); err != nil {
+		return bsn.Account{}, err
+	}
+	conn, err := s.dial("", p)
+	if err != nil {
+		return bsn.Account{}, err
+	}
+	return read[bsn.Account](ctx, conn, bsn.KindAccount, name)
+}
+
+func projectCommand(s *session) *cobra.Command {
+	c := &cobra.Command{Use: "project", Short: "projects: access to chains and apps"}
+	l := &cobra.Command{Use: "list", Short: "the account's projects", Args: cobra.NoArgs}
+	asJSON := jsonFlag(l)
+	all := l.Flags().Bool("all", false, "those of all accounts")
+	l.RunE = func(cmd *cobra.Command, _ []string) error {
+		r, err := s.reader()
+		if err != nil {
+			return err
+		}
+		projects, err := list[bsn.Project](cmd.Context(), r, bsn.KindProject)
+		if err != nil {
+			return err
+		}
+		projects = slices.DeleteFunc(projects, func(p bsn.Project) bool { return !*all && p.Account != s.ctx.Account })
+		return show(cmd, *asJSON, projects, "PROJECT KEYS RATE STATE", func() (rows [][]string) {
+			for _, p := range projects {
+				live := 0
+				for _, k := range p.Keys {
+					if !k.Revoked {
+						live++
+					}
+				}
+				rows = append(rows, []string{p.ID(), fmt.Sprint(live), rate(p.Limits), state(p.Revoked)})
+			}
+			return rows
+		})
+	}
+	c.AddCommand(l, projectSet(s, "create", "make a project"), projectSet(s, "set", "change a project's limits and deployers"))
+	c.AddCommand(&cobra.Command{
+		Use: "revoke NAME", Short: "end a project and all its keys, in every city, for good", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, k, err := s.account()
+			if err != nil {
+				return err
+			}
+			res, err := s.write(cmd.Context(), k, ledger.RevokeProject(args[0]))
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "project %s is revoked, in block %d\n", args[0], res.Height)
+			return nil
+		},
+	})
+	return c
+}
+
+func rate(l bsn.Limits) string {
+	if l.RequestsPerSecond == 0 {
+		return "default"
+	}
+	return fmt.Sprintf("%d/s", l.RequestsPerSecond)
+}
+
+func state(revoked bool) string {
+	if revoked {
+		return "revoked"
+	}
+	return "active"
+}
+
+func projectSet(s *session, use, short string) *cobra.Command {
+	var p bsn.Project
+	c := &cobra.Command{
+		Use: use + " NAME", Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, k, err := s.account()
+			if err != nil {
+				return err
+			}
+			p.Name = args[0]
+			if p.Limits.RequestsPerSecond < 0 {
+				return errors.New("requests per second must not be negative")
+			}
+			if _, err := s.write(cmd.Context(), k, ledger.SetProject(p)); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "project %s\nnext: bsn key create --project %s --city CITY\n", bsn.ID(name, p.Name), p.Name)
+			return nil
+		},
+	}
+	c.Flags().IntVar(&p.Limits.RequestsPerSecond, "rate", 0, "requests per second at each gateway, averaged over ten seconds (default: the gateway's)")
+	c.Flags().StringSliceVar(&p.Deployers, "deployer", nil, "an Ethereum address, beside the account's own, that may create contracts")
+	return c
+}
+
+func keyCommand(s *session) *cobra.Command {
+	c := &cobra.Command{Use: "key", Short: "API keys of a project, each valid in one city"}
+	var project, city string
+	create := &cobra.Command{
+		Use: "create", Short: "make a key; it is shown once and kept in the context", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			secret, k, err := s.createKey(cmd.Context(), project, city)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", secret)
+			fmt.Fprintf(cmd.ErrOrStderr(), "key %s of project %s for city %s\n", k.ID, s.projectID(project), city)
+			return nil
+		},
+	}
+	create.Flags().StringVar(&project, "project", "", "the project (default: the context's)")
+	create.Flags().StringVar(&city, "city", "", "the city whose gateway takes it")
+	create.MarkFlagRequired("city")
+
+	var of string
+	revoke := &cobra.Command{
+		Use: "revoke KEY", Short: "end a key for good, by its id or its text", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, k, err := s.account()
+			if err != nil {
+				return err
+			}
+			id := args[0]
+			if bsn.CheckKey(id) == nil {
+				id = bsn.HashKey(id)[:12]
+			}
+			_, project, err := bsn.SplitID(s.projectID(of), s.ctx.Account)
+			if err != nil {
+				return err
+			}
+			res, err := s.write(cmd.Context(), k, ledger.RevokeKey(project, id))
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "key %s is revoked, in block %d\n", id, res.Height)
+			return nil
+		},
+	}
+	revoke.Flags().StringVar(&of, "project", "", "the project (default: the context's)")
+
+	var listOf string
+	l := &cobra.Command{Use: "list", Short: "a project's keys", Args: cobra.NoArgs}
+	asJSON := jsonFlag(l)
+	l.Flags().StringVar(&listOf, "project", "", "the project (default: the context's)")
+	l.RunE = func(cmd *cobra.Command, _ []string) error {
+		r, err := s.reader()
+		if err != nil {
+			return err
+		}
+		p, err := read[bsn.Project](cmd.Context(), r, bsn.KindProject, s.projectID(listOf))
+		if err != nil {
+			return err
+		}
+		return show(cmd, *asJSON, p.Keys, "KEY CITY STATE", func() (rows [][]string) {
+			for _, k := range p.Keys {
+				rows = append(rows, []string{k.ID, k.City, state(k.Revoked || p.Revoked)})
+			}
+			return rows
+		})
+	}
+	c.AddCommand(create, revoke, l)
+	return c
+}
+
+// projectID completes a project's name; empty means the context's project.
+func (s *session) projectID(name string) string {
+	switch {
+	case name == "":
+		return s.project()
+	case strings.Contains(name, "/"):
+		return name
+	}
+	return bsn.ID(s.ctx.Account, name)
+}
+
+// createKey makes a key and keeps its text in the context.
+func (s *session) createKey(ctx context.Context, project, city string) (string, bsn.Key, error) {
+	_, k, err := s.account()
+	if err != nil {
+		return "", bsn.Key{}, err
+	}
+	id := s.projectID(project)
+	_, name, err := bsn.SplitID(id, s.ctx.Account)
+	if err != nil {
+		return "", bsn.Key{}, err
+	}
+	secret, record := bsn.NewKey(city)
+	if _, err := s.write(ctx, k, ledger.AddKey(name, record)); err != nil {
+		return "", bsn.Key{}, err
+	}
+	s.keep(id, city, secret)
+	return secret, record, s.saveContext()
+}
+
+func (s *session) keep(project, city, secret string) {
+	if s.ctx.Keys == nil {
+		s.ctx.Keys = map[string]map[string]string{}
+	}
+	if s.ctx.Keys[project] == nil {
+		s.ctx.Keys[project] = map[string]string{}
+	}
+	s.ctx.Keys[project][city] = secret
+}
+
+func contextCommand(s *session) *cobra.Command {
+	c := &cobra.Command{Use: "context", Short: "whom and what commands mean when nothing is named"}
+	asJSON := jsonFlag(c)
+	keys := c.Flags().Bool("show-keys", false, "show API keys in full")
+	c.Args = cobra.NoArgs
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		shown := s.ctx
+		if !*keys {
+			shown.Keys = map[string]map[string]string{}
+			for project, cities := range s.ctx.Keys {
+				shown.Keys[project] = map[string]string{}
+				for city, secret := range cities {
+					shown.Keys[project][city] = "key " + bsn.HashKey(secret)[:12]
+				}
+			}
+		}
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), shown)
+		}
+		w := cmd.OutOrStdout()
+		fmt.Fprintf(w, "network  %s\ncity     %s\naccount  %s\nproject  %s\n", dash(shown.Network), dash(shown.City), dash(shown.Account), dash(s.project()))
+		var rows [][]string
+		for _, name := range sortedKeys(shown.Cities) {
+			rows = append(rows, []string{name, shown.Cities[name].API, shown.Cities[name].Gateway, dash(shown.Keys[s.project()][name])})
+		}
+		fmt.Fprintln(w)
+		return table(w, "CITY API GATEWAY KEY", rows)
+	}
+	var set cliContext
+	var api, gateway string
+	setCmd := &cobra.Command{
+		Use: "set", Short: "choose account, project and city, or name a city of another network", Args: cobra.NoArgs,
+		Example: `  bsn context set --account alice --project web
+  bsn context set --network bsn-main --city paris --api https://…`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, f := range []struct{ from, to *string }{
+				{&set.Network, &s.ctx.Network}, {&set.Account, &s.ctx.Account}, {&set.Project, &s.ctx.Project}, {&set.City, &s.ctx.City},
+			} {
+				if *f.from != "" {
+					*f.to = *f.from
+				}
+			}
+			if api != "" {
+				if set.City == "" {
+					return errors.New("--api goes with --city: whose API is it?")
+				}
+				if s.ctx.Cities == nil {
+					s.ctx.Cities = map[string]cityAddress{}
+				}
+				s.ctx.Cities[set.City] = cityAddress{API: api, Gateway: gateway}
+			}
+			return s.saveContext()
+		},
+	}
+	f := setCmd.Flags()
+	f.StringVar(&set.Network, "network", "", "the network's name")
+	f.StringVar(&set.City, "city", "", "the city to talk to")
+	f.StringVar(&api, "api", "", "URL of that city's API")
+	f.StringVar(&gateway, "gateway", "", "URL of that city's gateway")
+	f.StringVar(&set.Account, "account", "", "the account to act as")
+	f.StringVar(&set.Project, "project", "", "the project whose keys are used")
+	c.AddCommand(setCmd)
+	return c
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger"
+)
+
+// chainView is a chain with where it is reached.
+type chainView struct {
+	bsn.Chain
+	// Gateways are the chain's JSON-RPC URLs, by city.
+	Gateways map[string]string `json:"gateways"`
+}
+
+func chainCommand(s *session) *cobra.Command {
+	c := &cobra.Command{Use: "chain", Short: "the network's chains"}
+	c.AddCommand(chainList(s), chainShow(s), chainOpen(s), chainCommittee(s))
+	return c
+}
+
+func (s *session) chains(cmd *cobra.Command) ([]chainView, error) {
+	l, err := s.reader()
+	if err != nil {
+		return nil, err
+	}
+	chains, err := list[bsn.Chain](cmd.Context(), l, bsn.KindChain)
+	if err != nil {
+		return nil, err
+	}
+	cities, err := list[bsn.City](cmd.Context(), l, bsn.KindCity)
+	if err != nil {
+		return nil, err
+	}
+	out := []chainView{}
+	for _, c := range chains {
+		v := chainView{c, map[string]string{}}
+		for _, city := range cities {
+			if c.Member(city.Name) {
+				v.Gateways[city.Name] = city.Gateway + "/rpc/" + c.Name
+			}
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func chainList(s *session) *cobra.Command {
+	c := &cobra.Command{Use: "list", Short: "the network's chains, and where each city serves them", Args: cobra.NoArgs}
+	asJSON := jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		chains, err := s.chains(cmd)
+		if err != nil {
+			return err
+		}
+		return show(cmd, *asJSON, chains, "CHAIN KIND FRAMEWORK ID STATUS CITIES", func() (rows [][]string) {
+			for _, v := range chains {
+				rows = append(rows, []string{v.Name, string(v.Kind), v.Framework, fmt.Sprint(v.NetworkID), string(v.Status), strings.Join(v.Committee, ",")})
+			}
+			return rows
+		})
+	}
+	return c
+}
+
+func chainShow(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "show CHAIN", Short: "one chain in full", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			chains, err := s.chains(cmd)
+			if err != nil {
+				return err
+			}
+			for _, v := range chains {
+				if v.Name == args[0] {
+					return printJSON(cmd.OutOrStdout(), v)
+				}
+			}
+			return fmt.Errorf("chain %q: %w", args[0], bsn.ErrNoRecord)
+		},
+	}
+}
+
+func chainOpen(s *session) *cobra.Command {
+	var operator, kind, deploy string
+	var ch bsn.Chain
+	c := &cobra.Command{
+		Use:     "open CHAIN",
+		Short:   "propose a new chain to the operators",
+		Example: `  bsn chain open chongqing --framework kaia --id 1901 --cities chongqing,hongkong,paris,saopaulo`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ch.Name, ch.Kind, ch.Deploy = args[0], bsn.ChainKind(kind), bsn.DeployPolicy(deploy)
+			return s.propose(cmd, operator, openSummary(ch), ledger.OpenChain(ch))
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&operator, "operator", "", "who proposes (default: the only operator here)")
+	f.StringVar(&ch.Framework, "framework", "kaia", "its software")
+	f.StringVar(&kind, "kind", string(bsn.ChainOpen), "open (for every account) or dedicated (for one consortium)")
+	f.Uint64Var(&ch.NetworkID, "id", 0, "the id that clients sign for: the EVM chain id")
+	f.StringSliceVar(&ch.Committee, "cities", nil, "the cities that run it")
+	f.StringVar(&deploy, "deploy", string(bsn.DeployAccounts), "who may create contracts at top level: accounts or anyone")
+	return c
+}
+
+func openSummary(c bsn.Chain) string {
+	return fmt.Sprintf("open %s chain %s (%s, id %d) run by %s", c.Kind, c.Name, c.Framework, c.NetworkID, strings.Join(c.Committee, ", "))
+}
+
+func chainCommittee(s *session) *cobra.Command {
+	var operator string
+	var cities []string
+	c := &cobra.Command{
+		Use:   "committee CHAIN",
+		Short: "propose which cities run a running chain",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.propose(cmd, operator, fmt.Sprintf("chain %s is run by %s", args[0], strings.Join(cities, ", ")), ledger.SetCommittee(args[0], cities))
+		},
+	}
+	c.Flags().StringVar(&operator, "operator", "", "who proposes (default: the only operator here)")
+	c.Flags().StringSliceVar(&cities, "cities", nil, "all cities that are to run it")
+	return c
+}

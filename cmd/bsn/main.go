@@ -1,0 +1,67 @@
+// Command bsn is the whole system: a city's daemon and its gateway, and the
+// command line of operators, portals and developers.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/openbsn/bsn/city"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	cmd := newRoot()
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			fmt.Fprintln(os.Stderr, "interrupted")
+			os.Exit(130)
+		}
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+// newRoot is the tree of commands. Each file of this folder adds those of one noun.
+func newRoot() *cobra.Command {
+	s := new(session)
+	root := &cobra.Command{
+		Use:   "bsn",
+		Short: "an open blockchain-based service network",
+		Long: `bsn runs cities of an open blockchain-based service network, and publishes and
+calls DApps on it.
+
+Try it on this machine:  bsn up`,
+		Version:       city.Version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return s.open()
+		},
+	}
+	root.PersistentFlags().StringVar(&s.root, "home", "", "folder of all state (default $BSN_HOME, else ~/.bsn)")
+	root.PersistentFlags().StringVar(&s.cityName, "via", "", "city to talk to (default: the context's)")
+	root.AddGroup(
+		&cobra.Group{ID: "local", Title: "A network on this machine:"},
+		&cobra.Group{ID: "develop", Title: "For developers:"},
+		&cobra.Group{ID: "operate", Title: "For operators and portals:"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("local", upCommand(s), downCommand(s), resetCommand(s))
+	add("develop", appCommand(s), projectCommand(s), keyCommand(s), accountCommand(s), chainCommand(s), contextCommand(s))
+	add("operate", statusCommand(s), cityCommand(s), operatorCommand(s), proposalCommand(s), voteCommand(s), portalCommand(s), logsCommand(s), configCommand(s), softwareCommand(s))
+	root.AddCommand(gatewayCommand(s))
+	return root
+}

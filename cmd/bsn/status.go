@@ -1,0 +1,304 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/city"
+	"github.com/openbsn/bsn/city/api"
+	"github.com/openbsn/bsn/gen/city/cityv1"
+)
+
+// networkStatus is what `bsn status --json` prints.
+type networkStatus struct {
+	Network string        `json:"network"`
+	Ledger  ledgerStatus  `json:"ledger"`
+	Cities  []cityStatus  `json:"cities"`
+	Chains  []chainStatus `json:"chains"`
+	Apps    []appStatus   `json:"apps"`
+	// Warnings are what a person should know: lost tolerance, cities that do not answer.
+	Warnings []string `json:"warnings"`
+}
+
+type ledgerStatus struct {
+	Height     int64     `json:"height"`
+	Time       time.Time `json:"time"`
+	Validators int       `json:"validators"`
+	Operators  int       `json:"operators"`
+	// Tolerates is how many operators may fail or lie without harm.
+	Tolerates int  `json:"tolerates"`
+	Halted    bool `json:"halted"`
+}
+
+type cityStatus struct {
+	City     string         `json:"city"`
+	Operator string         `json:"operator"`
+	Status   bsn.CityStatus `json:"status"`
+	// Healthy: its daemon answers, its ledger node has caught up, its gateway and
+	// all its nodes are healthy.
+	Healthy bool         `json:"healthy"`
+	Error   string       `json:"error,omitempty"`
+	Version string       `json:"version,omitempty"`
+	Height  int64        `json:"ledgerHeight"`
+	API     string       `json:"api"`
+	Gateway string       `json:"gateway"`
+	Nodes   []nodeStatus `json:"nodes"`
+}
+
+type nodeStatus struct {
+	ID       string `json:"id"`
+	Chain    string `json:"chain,omitempty"`
+	State    string `json:"state"`
+	Healthy  bool   `json:"healthy"`
+	Height   int64  `json:"height"`
+	Peers    int    `json:"peers"`
+	PID      int    `json:"pid,omitempty"`
+	Restarts int    `json:"restarts"`
+	Adopted  bool   `json:"adopted"`
+	Error    string `json:"error,omitempty"`
+}
+
+type chainStatus struct {
+	Chain     string          `json:"chain"`
+	Kind      bsn.ChainKind   `json:"kind"`
+	Framework string          `json:"framework"`
+	Status    bsn.ChainStatus `json:"status"`
+	Height    int64           `json:"height"`
+	Healthy   int             `json:"healthyNodes"`
+	Nodes     int             `json:"nodes"`
+	Gateways  []string        `json:"gateways"`
+}
+
+type appStatus struct {
+	App     string `json:"app"`
+	Version int    `json:"version"`
+	Chain   string `json:"chain"`
+	State   string `json:"state"`
+}
+
+func statusCommand(s *session) *cobra.Command {
+	c := &cobra.Command{Use: "status", Short: "the network: cities, ledger, chains, nodes and apps, each asked itself", Args: cobra.NoArgs}
+	asJSON := jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, _ []string) error {
+		st, err := s.status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), st)
+		}
+		return st.print(cmd.OutOrStdout())
+	}
+	return c
+}
+
+// status asks any city that answers for the records, and every city for itself.
+func (s *session) status(ctx context.Context) (networkStatus, error) {
+	l, err := s.anyCity(ctx)
+	if err != nil {
+		return networkStatus{}, err
+	}
+	cities, err := list[bsn.City](ctx, l, bsn.KindCity)
+	if err != nil {
+		return networkStatus{}, err
+	}
+	operators, err := list[bsn.Operator](ctx, l, bsn.KindOperator)
+	if err != nil {
+		return networkStatus{}, err
+	}
+	chains, err := list[bsn.Chain](ctx, l, bsn.KindChain)
+	if err != nil {
+		return networkStatus{}, err
+	}
+	apps, err := list[bsn.App](ctx, l, bsn.KindApp)
+	if err != nil {
+		return networkStatus{}, err
+	}
+	st := networkStatus{Network: s.ctx.Network, Cities: make([]cityStatus, len(cities)), Chains: []chainStatus{}, Apps: []appStatus{}, Warnings: []string{}}
+	answers := make([]*cityv1.StatusResponse, len(cities))
+	var wg sync.WaitGroup
+	for i, c := range cities {
+		wg.Go(func() { st.Cities[i], answers[i] = s.cityStatus(ctx, c) })
+	}
+	wg.Wait()
+	st.ledger(operators, answers)
+	st.chains(chains, cities)
+	for _, a := range apps {
+		if v, ok := a.Latest(); ok {
+			st.Apps = append(st.Apps, appStatus{a.ID(), v.Number, v.Chain, placements(v)})
+		}
+	}
+	for _, c := range st.Cities {
+		if !c.Healthy {
+			st.Warnings = append(st.Warnings, fmt.Sprintf("city %s: %s", c.City, c.Error))
+		}
+	}
+	return st, nil
+}
+
+// anyCity is a client of the context's city or, if that is down, of another.
+func (s *session) anyCity(ctx context.Context) (*api.Client, error) {
+	k, err := s.anyKey()
+	if err != nil {
+		return nil, err
+	}
+	names := append([]string{s.ctx.City}, sortedKeys(s.ctx.Cities)...)
+	if s.cityName != "" {
+		names = []string{s.cityName}
+	}
+	var last error = errNoNetwork
+	for _, name := range names {
+		c, err := s.dial(name, k)
+		if err != nil {
+			return nil, err
+		}
+		call, cancel := context.WithTimeout(ctx, 3*time.Second)
+		_, _, last = c.List(call, bsn.KindCity, "", 1)
+		cancel()
+		if last == nil {
+			return c, nil
+		}
+	}
+	local, err := city.Local(s.root)
+	if err == nil && len(local) > 0 {
+		return nil, fmt.Errorf("no city answers; start this machine's with `bsn up` (%w)", last)
+	}
+	return nil, fmt.Errorf("no city answers: %w", last)
+}
+
+func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *cityv1.StatusResponse) {
+	out := cityStatus{City: c.Name, Operator: c.Operator, Status: c.Status, API: c.API, Gateway: c.Gateway, Nodes: []nodeStatus{}}
+	k, err := s.anyKey()
+	if err != nil {
+		out.Error = err.Error()
+		return out, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	r, err := api.Dial(c.API, s.ctx.Network, c.Name, k).Status(ctx)
+	if err != nil {
+		out.Error = "its daemon does not answer: " + err.Error()
+		return out, nil
+	}
+	out.Version, out.Height = r.Version, r.Ledger.Height
+	var ills []string
+	if r.Ledger.Syncing {
+		ills = append(ills, "its ledger node is catching up")
+	}
+	for _, n := range r.Nodes {
+		out.Nodes = append(out.Nodes, nodeStatus{n.Id, n.Chain, n.State, n.Healthy, n.Height, int(n.Peers), int(n.Pid), int(n.Restarts), n.Adopted, n.Error})
+		if !n.Healthy {
+			ills = append(ills, n.Id+": "+strings.ReplaceAll(n.Error, "\n", " "))
+		}
+	}
+	if len(r.Nodes) == 0 {
+		ills = append(ills, "its gateway is not started yet")
+	}
+	out.Error = strings.Join(ills, "; ")
+	out.Healthy = len(ills) == 0 && c.Status == bsn.CityActive
+	return out, r
+}
+
+func (st *networkStatus) ledger(operators []bsn.Operator, answers []*cityv1.StatusResponse) {
+	for _, r := range answers {
+		if r == nil || r.Ledger.Height < st.Ledger.Height {
+			continue
+		}
+		st.Ledger.Height, st.Ledger.Time = r.Ledger.Height, time.UnixMilli(r.Ledger.Time).UTC()
+		st.Ledger.Validators, st.Ledger.Halted = int(r.Ledger.Validators), r.Ledger.Halted
+	}
+	for _, o := range operators {
+		if o.ValidatingCity != "" {
+			st.Ledger.Operators++
+		}
+	}
+	st.Ledger.Tolerates = (st.Ledger.Operators - 1) / 3
+	if st.Ledger.Tolerates == 0 {
+		st.Warnings = append(st.Warnings, fmt.Sprintf("with %d operators the ledger tolerates no fault: it takes four to tolerate one", st.Ledger.Operators))
+	}
+	if st.Ledger.Halted {
+		st.Warnings = append(st.Warnings, "the ledger is halted: more than two thirds of the operators must run")
+	}
+}
+
+func (st *networkStatus) chains(chains []bsn.Chain, cities []bsn.City) {
+	for _, c := range chains {
+		cs := chainStatus{Chain: c.Name, Kind: c.Kind, Framework: c.Framework, Status: c.Status, Nodes: len(c.Committee), Gateways: []string{}}
+		for _, city := range cities {
+			if c.Member(city.Name) {
+				cs.Gateways = append(cs.Gateways, city.Gateway+"/rpc/"+c.Name)
+			}
+		}
+		for _, city := range st.Cities {
+			for _, n := range city.Nodes {
+				if n.Chain == c.Name {
+					cs.Height = max(cs.Height, n.Height)
+					if n.Healthy {
+						cs.Healthy++
+					}
+				}
+			}
+		}
+		if c.Status != bsn.ChainRunning {
+			st.Warnings = append(st.Warnings, fmt.Sprintf("chain %s is at %q: see `bsn chain show %s`", c.Name, c.Status, c.Name))
+		}
+		st.Chains = append(st.Chains, cs)
+	}
+}
+
+func (st networkStatus) print(w io.Writer) error {
+	fmt.Fprintf(w, "network %s   ledger height %d   %d operators, %d may fail\n\n", st.Network, st.Ledger.Height, st.Ledger.Operators, st.Ledger.Tolerates)
+	var rows [][]string
+	for _, c := range st.Cities {
+		rows = append(rows, []string{c.City, string(c.Status), health(c.Healthy), fmt.Sprint(c.Height), c.Gateway})
+	}
+	if err := table(w, "CITY STATUS HEALTH LEDGER GATEWAY", rows); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	rows = nil
+	for _, c := range st.Chains {
+		rows = append(rows, []string{c.Chain, string(c.Kind), c.Framework, string(c.Status), fmt.Sprint(c.Height), fmt.Sprintf("%d/%d", c.Healthy, c.Nodes)})
+	}
+	if err := table(w, "CHAIN KIND FRAMEWORK STATUS HEIGHT HEALTHY", rows); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	rows = nil
+	for _, c := range st.Cities {
+		for _, n := range c.Nodes {
+			rows = append(rows, []string{c.City, n.ID, n.State, health(n.Healthy), fmt.Sprint(n.Height), fmt.Sprint(n.PID), fmt.Sprint(n.Restarts)})
+		}
+	}
+	if err := table(w, "CITY NODE STATE HEALTH HEIGHT PID RESTARTS", rows); err != nil {
+		return err
+	}
+	if len(st.Apps) > 0 {
+		fmt.Fprintln(w)
+		rows = nil
+		for _, a := range st.Apps {
+			rows = append(rows, []string{a.App, fmt.Sprint(a.Version), a.Chain, a.State})
+		}
+		if err := table(w, "APP VERSION CHAIN CITIES", rows); err != nil {
+			return err
+		}
+	}
+	for _, warning := range st.Warnings {
+		fmt.Fprintf(w, "\nwarning: %s\n", warning)
+	}
+	return nil
+}
+
+func health(ok bool) string {
+	if ok {
+		return "healthy"
+	}
+	return "ill"
+}

@@ -1,0 +1,196 @@
+// Package config is bsn's one configuration. Its settings, what they mean and
+// what holds without them are in default.yaml.
+package config
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/go-viper/mapstructure/v2"
+	"github.com/knadh/koanf/parsers/yaml"
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/knadh/koanf/providers/rawbytes"
+	"github.com/knadh/koanf/v2"
+)
+
+// Default is the documented default configuration.
+//
+//go:embed default.yaml
+var Default []byte
+
+// maxFile is the most bytes of a configuration file.
+const maxFile = 1 << 20
+
+// Config is the whole configuration.
+type Config struct {
+	Log       Log       `yaml:"log"`
+	City      City      `yaml:"city"`
+	Gateway   Gateway   `yaml:"gateway"`
+	Artifacts Artifacts `yaml:"artifacts"`
+	Software  Software  `yaml:"software"`
+}
+
+// Log is the section of that name.
+type Log struct {
+	Level slog.Level `yaml:"level"`
+}
+
+// City is the section of that name.
+type City struct {
+	API    string    `yaml:"api"`
+	Ledger string    `yaml:"ledger"`
+	Refuse []Refusal `yaml:"refuse"`
+}
+
+// Refusal is an app, or "account/*", that a city does not take.
+type Refusal struct {
+	App    string `yaml:"app"`
+	Reason string `yaml:"reason"`
+}
+
+// Gateway is the section of that name.
+type Gateway struct {
+	Listen               string        `yaml:"listen"`
+	Metrics              string        `yaml:"metrics"`
+	MaxRequestBytes      int64         `yaml:"maxRequestBytes"`
+	MaxResponseBytes     int64         `yaml:"maxResponseBytes"`
+	MaxBatch             int           `yaml:"maxBatch"`
+	MaxSubscriptions     int           `yaml:"maxSubscriptions"`
+	RequestsPerSecond    int           `yaml:"requestsPerSecond"`
+	AppRequestsPerSecond int           `yaml:"appRequestsPerSecond"`
+	MaxLag               int64         `yaml:"maxLag"`
+	UpstreamTimeout      time.Duration `yaml:"upstreamTimeout"`
+}
+
+// Artifacts is the section of that name.
+type Artifacts struct {
+	MaxBytes int64 `yaml:"maxBytes"`
+}
+
+// Software is the section of that name.
+type Software struct {
+	Source   string            `yaml:"source"`
+	Binaries map[string]string `yaml:"binaries"`
+}
+
+// Load reads the default, then the files that exist, then the environment. The
+// error names the file and the setting.
+func Load(files ...string) (Config, error) {
+	k := koanf.New(".")
+	if err := k.Load(rawbytes.Provider(Default), yaml.Parser()); err != nil {
+		return Config{}, fmt.Errorf("read default configuration: %w", err)
+	}
+	for _, file := range files {
+		if err := loadFile(k, file); err != nil {
+			return Config{}, err
+		}
+	}
+	settings := map[string]string{} // BSN_GATEWAY_MAXLAG to gateway.maxLag
+	for _, key := range k.Keys() {
+		settings["BSN_"+strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))] = key
+	}
+	err := k.Load(env.Provider(".", env.Opt{Prefix: "BSN_", TransformFunc: func(name, value string) (string, any) {
+		return settings[name], value // an empty key is skipped
+	}}), nil)
+	if err != nil {
+		return Config{}, fmt.Errorf("read environment: %w", err)
+	}
+	return decode(k, "configuration")
+}
+
+func loadFile(k *koanf.Koanf, file string) error {
+	b, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	if len(b) > maxFile {
+		return fmt.Errorf("read %s: %d bytes, the most is %d", file, len(b), maxFile)
+	}
+	if err := k.Load(rawbytes.Provider(b), yaml.Parser()); err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	// Decoded once here so that the error can name the file.
+	_, err = decode(k, file)
+	return err
+}
+
+func decode(k *koanf.Koanf, from string) (c Config, err error) {
+	err = k.UnmarshalWithConf("", &c, koanf.UnmarshalConf{DecoderConfig: &mapstructure.DecoderConfig{
+		TagName: "yaml", ErrorUnused: true, WeaklyTypedInput: true,
+		DecodeHook: mapstructure.ComposeDecodeHookFunc(
+			mapstructure.StringToTimeDurationHookFunc(), mapstructure.TextUnmarshallerHookFunc()),
+	}})
+	if err == nil {
+		err = c.check()
+	}
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", from, err)
+	}
+	return c, nil
+}
+
+func (c Config) check() error {
+	for name, addr := range map[string]string{"city.api": c.City.API, "city.ledger": c.City.Ledger, "gateway.metrics": c.Gateway.Metrics} {
+		if err := checkAddr(addr); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	for _, addr := range c.Gateway.Addresses() {
+		if err := checkAddr(addr); err != nil {
+			return fmt.Errorf("gateway.listen: %w", err)
+		}
+	}
+	for _, r := range c.City.Refuse {
+		if account, app, ok := strings.Cut(r.App, "/"); !ok || account == "" || app == "" {
+			return fmt.Errorf("city.refuse: %q must be account/app or account/*", r.App)
+		}
+		if r.Reason == "" {
+			return fmt.Errorf("city.refuse: %q needs a reason: the publisher is shown it", r.App)
+		}
+	}
+	for name, path := range c.Software.Binaries {
+		if path != "" && !filepath.IsAbs(path) {
+			return fmt.Errorf("software.binaries.%s: %q must be an absolute path", name, path)
+		}
+	}
+	if c.Artifacts.MaxBytes < 1 {
+		return errors.New("artifacts.maxBytes must be above 0")
+	}
+	return nil
+}
+
+// Addresses splits Listen.
+func (g Gateway) Addresses() []string {
+	return strings.FieldsFunc(g.Listen, func(r rune) bool { return r == ',' || r == ' ' })
+}
+
+func checkAddr(s string) error {
+	if s == "" {
+		return nil
+	}
+	if _, err := netip.ParseAddrPort(s); err != nil {
+		return fmt.Errorf("%q must be an IP address and a port, such as 127.0.0.1:8080", s)
+	}
+	return nil
+}
+
+// Refused returns why the city does not take an app, or "".
+func (c City) Refused(account, app string) string {
+	for _, r := range c.Refuse {
+		if r.App == account+"/"+app || r.App == account+"/*" {
+			return r.Reason
+		}
+	}
+	return ""
+}

@@ -1,0 +1,68 @@
+package evm
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/openbsn/bsn"
+)
+
+// Methods is the table of the standard methods, in YAML, for [LoadMethods].
+//
+//go:embed methods.yaml
+var Methods []byte
+
+var (
+	methodForm = regexp.MustCompile(`^[a-z0-9]+_[A-Za-z0-9]+$`)
+	// nodesOwn are methods that use a node's keys or change its settings. No table
+	// may let them pass.
+	nodesOwn = regexp.MustCompile(`^((admin|personal|debug|miner)_.*|[a-z0-9]+_(accounts|sign|signTransaction|sendTransaction))$`)
+)
+
+// LoadMethods reads method tables in YAML, the form of [bsn.Methods], and merges
+// them. A method may have one row in all of them together. Every block is final
+// if one of the tables says so.
+func LoadMethods(tables ...[]byte) (bsn.Methods, error) {
+	all := bsn.Methods{Methods: make(map[string]bsn.Method)}
+	for i, text := range tables {
+		var table bsn.Methods
+		dec := yaml.NewDecoder(bytes.NewReader(text))
+		dec.KnownFields(true)
+		if err := dec.Decode(&table); err != nil && !errors.Is(err, io.EOF) {
+			return bsn.Methods{}, fmt.Errorf("read method table %d: %w", i+1, err)
+		}
+		all.Final = all.Final || table.Final
+		for name, m := range table.Methods {
+			if _, twice := all.Methods[name]; twice {
+				return bsn.Methods{}, fmt.Errorf("method table %d: %s has a row already", i+1, name)
+			}
+			if err := checkMethod(name, m); err != nil {
+				return bsn.Methods{}, fmt.Errorf("method table %d: %s: %w", i+1, name, err)
+			}
+			all.Methods[name] = m
+		}
+	}
+	return all, nil
+}
+
+func checkMethod(name string, m bsn.Method) error {
+	switch {
+	case !methodForm.MatchString(name):
+		return errors.New("a method is called namespace_name")
+	case nodesOwn.MatchString(name):
+		return errors.New("it is the node's own and may not pass")
+	case m.Class != bsn.MethodRead && m.Class != bsn.MethodSend && m.Class != bsn.MethodSubscribe:
+		return fmt.Errorf("class %q is none of read, send, subscribe", m.Class)
+	case m.Block < 0 || m.Filter < 0 || m.Block > 8 || m.Filter > 8:
+		return errors.New("block and filter are positions of parameters, from 1")
+	case m.Units < 1:
+		return errors.New("units: a call costs at least 1")
+	}
+	return nil
+}

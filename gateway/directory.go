@@ -1,0 +1,244 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/openbsn/bsn"
+)
+
+// followed are the kinds of records that the gateway needs.
+var followed = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindAccount, bsn.KindProject, bsn.KindApp}
+
+// records is what the ledger said at one height. The values are never changed
+// once they are in: a new state of a record is a new value.
+type records struct {
+	Height   int64                   `json:"height"`
+	Time     time.Time               `json:"time"` // of the block, or of the reading
+	Cities   map[string]bsn.City     `json:"cities"`
+	Chains   map[string]bsn.Chain    `json:"chains"`
+	Accounts map[string]bsn.Account  `json:"accounts"`
+	Projects map[string]*bsn.Project `json:"projects"`
+	Apps     map[string]*bsn.App     `json:"apps"`
+
+	keys map[string]keyEntry // by the key's hash
+}
+
+type keyEntry struct {
+	project *bsn.Project
+	id      string // the project's
+	key     bsn.Key
+}
+
+func newRecords() *records {
+	return &records{
+		Cities:   map[string]bsn.City{},
+		Chains:   map[string]bsn.Chain{},
+		Accounts: map[string]bsn.Account{},
+		Projects: map[string]*bsn.Project{},
+		Apps:     map[string]*bsn.App{},
+		keys:     map[string]keyEntry{},
+	}
+}
+
+// apply takes in one record. A record that cannot be read is dropped together
+// with its earlier state: nobody keeps a right that may have been revoked.
+func (r *records) apply(c bsn.Change) error {
+	var err error
+	switch c.Kind {
+	case bsn.KindCity:
+		err = put(r.Cities, c)
+	case bsn.KindChain:
+		err = put(r.Chains, c)
+	case bsn.KindAccount:
+		err = put(r.Accounts, c)
+	case bsn.KindApp:
+		err = put(r.Apps, c)
+	case bsn.KindProject:
+		r.forgetKeys(c.ID)
+		if err = put(r.Projects, c); err == nil {
+			r.learnKeys(c.ID)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read %s %q at height %d: %w", c.Kind, c.ID, r.Height, err)
+	}
+	return nil
+}
+
+func put[T any](m map[string]T, c bsn.Change) error {
+	var v *T
+	if err := json.Unmarshal(c.Record, &v); err != nil || v == nil {
+		delete(m, c.ID)
+		return err
+	}
+	m[c.ID] = *v
+	return nil
+}
+
+func (r *records) forgetKeys(project string) {
+	if p := r.Projects[project]; p != nil {
+		for _, k := range p.Keys {
+			if r.keys[k.Hash].id == project {
+				delete(r.keys, k.Hash)
+			}
+		}
+	}
+}
+
+// learnKeys enters a project's keys. Who copies the hash of another project's
+// key from the ledger into an own project must not take that key over.
+func (r *records) learnKeys(project string) {
+	p := r.Projects[project]
+	if p == nil {
+		return
+	}
+	for _, k := range p.Keys {
+		if _, taken := r.keys[k.Hash]; !taken {
+			r.keys[k.Hash] = keyEntry{project: p, id: project, key: k}
+		}
+	}
+}
+
+// directory is the gateway's view of the ledger: read by every call, changed by
+// the one follower.
+type directory struct {
+	mu      sync.RWMutex
+	records *records  // nil until something is known; replaced and changed under mu
+	contact time.Time // when the ledger last said anything; zero: not since the start
+	dirty   bool      // changed since last saved
+}
+
+// state is how fresh the directory is.
+type state struct {
+	known   bool
+	height  int64
+	time    time.Time
+	contact time.Time
+}
+
+func (d *directory) state() state {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.records == nil {
+		return state{}
+	}
+	return state{known: true, height: d.records.Height, time: d.records.Time, contact: d.contact}
+}
+
+// key returns what is known of the key with this hash, and whether the
+// directory knows anything at all.
+func (d *directory) key(hash string) (entry keyEntry, found, ready bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if d.records == nil {
+		return keyEntry{}, false, false
+	}
+	entry, found = d.records.keys[hash]
+	return entry, found, true
+}
+
+func (d *directory) account(name string) (bsn.Account, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	a, ok := d.known().Accounts[name]
+	return a, ok
+}
+
+func (d *directory) app(id string) (*bsn.App, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	a, ok := d.known().Apps[id]
+	return a, ok
+}
+
+func (d *directory) city(name string) (bsn.City, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	c, ok := d.known().Cities[name]
+	return c, ok
+}
+
+// chains returns all chains in order of name.
+func (d *directory) chains() []bsn.Chain {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.known().chains()
+}
+
+func (r *records) chains() []bsn.Chain {
+	chains := make([]bsn.Chain, 0, len(r.Chains))
+	for _, name := range slices.Sorted(maps.Keys(r.Chains)) {
+		chains = append(chains, r.Chains[name])
+	}
+	return chains
+}
+
+var noRecords = newRecords()
+
+// known needs mu.
+func (d *directory) known() *records {
+	if d.records == nil {
+		return noRecords
+	}
+	return d.records
+}
+
+// replace takes over records that were read afresh.
+func (d *directory) replace(r *records, now time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.records, d.contact, d.dirty = r, now, true
+}
+
+// restore takes over records of an earlier run, unless the ledger was faster.
+func (d *directory) restore(r *records) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.records == nil {
+		d.records = r
+	}
+}
+
+// advance takes in a block. It tells whether a chain changed, and returns the
+// records that could not be read.
+func (d *directory) advance(b bsn.Block, now time.Time) (chains bool, broken []error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	chains, broken = d.records.advance(b)
+	d.contact = now
+	for _, c := range b.Changes {
+		d.dirty = d.dirty || slices.Contains(followed, c.Kind)
+	}
+	return chains, broken
+}
+
+func (r *records) advance(b bsn.Block) (chains bool, broken []error) {
+	r.Height, r.Time = b.Height, b.Time
+	for _, c := range b.Changes {
+		if err := r.apply(c); err != nil {
+			broken = append(broken, err)
+		}
+		chains = chains || c.Kind == bsn.KindChain
+	}
+	return chains, broken
+}
+
+// snapshot returns a copy of the records for saving, if they changed since the
+// last one or if everything is asked for. The values are shared.
+func (d *directory) snapshot(always bool) *records {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.records == nil || !d.dirty && !always {
+		return nil
+	}
+	d.dirty = false
+	r := *d.records
+	r.Cities, r.Chains, r.Accounts = maps.Clone(r.Cities), maps.Clone(r.Chains), maps.Clone(r.Accounts)
+	r.Projects, r.Apps, r.keys = maps.Clone(r.Projects), maps.Clone(r.Apps), nil
+	return &r
+}

@@ -1,0 +1,144 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/openbsn/bsn"
+)
+
+// newTransport makes the connections to nodes: kept open, many a node, plain
+// HTTP/1.1 without compression since nodes are near or behind the link.
+func newTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		MaxIdleConns:           0,
+		MaxIdleConnsPerHost:    512,
+		IdleConnTimeout:        90 * time.Second,
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: 64 << 10,
+		WriteBufferSize:        16 << 10,
+		ReadBufferSize:         16 << 10,
+	}
+}
+
+var errTooLarge = errors.New("answer is too large")
+
+// statusError is an HTTP status with which no JSON-RPC response comes.
+type statusError int
+
+func (e statusError) Error() string { return fmt.Sprintf("node answers with HTTP status %d", int(e)) }
+
+// Requests to nodes share these header values. With an empty idempotency key
+// the transport repeats a request on a fresh connection when the node had just
+// closed the idle one. All requests may be repeated: a transaction that arrives
+// twice is the same transaction.
+var nodeHeader = http.Header{
+	"Content-Type":      {"application/json"},
+	"User-Agent":        {"bsn-gateway"},
+	"X-Idempotency-Key": {},
+}
+
+// post sends a request to the node and returns its response of at most limit
+// bytes. It follows no redirect: a node does not choose where the gateway calls.
+func (n *node) post(ctx context.Context, request []byte, limit int64) ([]byte, error) {
+	r := (&http.Request{
+		Method: http.MethodPost, URL: n.url, Host: n.url.Host, Header: nodeHeader,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: io.NopCloser(bytes.NewReader(request)), ContentLength: int64(len(request)),
+		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(request)), nil },
+	}).WithContext(ctx)
+	response, err := n.transport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		io.CopyN(io.Discard, response.Body, 4<<10) // so that the connection can be used again
+		return nil, statusError(response.StatusCode)
+	}
+	if response.ContentLength > limit {
+		return nil, errTooLarge
+	}
+	if response.ContentLength >= 0 {
+		text := make([]byte, response.ContentLength)
+		_, err = io.ReadFull(response.Body, text)
+		return text, err
+	}
+	text, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
+	if err == nil && int64(len(text)) > limit {
+		err = errTooLarge
+	}
+	return text, err
+}
+
+// ask sends a request to the node and returns its answer. The error says that
+// there was none, and that another node may be asked. What is found of the
+// node's health is noted.
+func (n *node) ask(ctx context.Context, request []byte, limit int64) (answer, error) {
+	life, alive := n.alive()
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if alive {
+		// What waits for a node that is found dead meanwhile goes elsewhere at once.
+		defer context.AfterFunc(life, cancel)()
+	}
+	text, err := n.post(asking, request, limit)
+	if err == nil {
+		var a answer
+		if a, err = parseAnswer(text); err == nil {
+			return a, nil
+		}
+	}
+	switch status := statusError(0); {
+	case errors.Is(err, errTooLarge), ctx.Err() != nil:
+	case alive && life.Err() != nil:
+		err = errors.New("node was found dead meanwhile")
+	case errors.As(err, &status) && status < 500:
+	default:
+		// Without a watch nothing would bring the node back.
+		if n.headAt.Load() != 0 {
+			n.setAlive(false, err)
+		}
+	}
+	return answer{}, fmt.Errorf("ask the node in %s: %w", n.city, err)
+}
+
+// read has a request answered by the first node that can.
+func (p *pool) read(ctx context.Context, request []byte, limit int64) answer {
+	var room [8]*node
+	var last error
+	for _, n := range p.candidates(room[:0]) {
+		a, err := n.ask(ctx, request, limit)
+		if err == nil {
+			return a
+		}
+		if errors.Is(err, errTooLarge) {
+			return refuse(outcomeLimited, codeLimit, "answer is larger than %d bytes: ask for less at once", limit)
+		}
+		last = err
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return unavailable(ctx, p.chain, last)
+}
+
+// unavailable says why no node answered.
+func unavailable(ctx context.Context, chain bsn.Chain, last error) answer {
+	a := refuse(outcomeUnavailable, codeUnavailable, "no node of chain %s answers now: try again", chain.Name)
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		a = refuse(outcomeUnavailable, codeUnavailable, "no node of chain %s answered in time", chain.Name)
+		return a.with(http.StatusGatewayTimeout)
+	case last == nil:
+		a = refuse(outcomeUnavailable, codeUnavailable, "no node of chain %s is level with the chain now: try again", chain.Name)
+	}
+	return a.with(http.StatusServiceUnavailable)
+}

@@ -1,0 +1,314 @@
+// Package gateway is what applications call: it lets native protocols pass to
+// the nodes of the network's chains, for those who hold a key.
+//
+// One call goes straight through: key and chain (rpc.go, socket.go, app.go),
+// limit and method policy (call.go), then the nearest node that is level with
+// the chain (upstream.go, forward.go) or, for a transaction, two nodes
+// (send.go), and the meter (meter.go). What may be done is read from the ledger
+// (follow.go) into memory (directory.go), so that calls go on without it.
+//
+// The package is a process of its own: it holds no signing key and shares no
+// memory with the city's daemon.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"time"
+
+	"github.com/openbsn/bsn"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config says how a gateway runs. The zero value of each optional field stands
+// for the default named with it.
+type Config struct {
+	// City is the name of the city whose keys are good here. Required.
+	City string `yaml:"city"`
+	// Net is the network's number in virtual addresses; default [bsn.DefaultNet].
+	Net bsn.Net `yaml:"net"`
+	// Listen are the host:port addresses to serve on, plain HTTP and WebSocket on
+	// each. Required for Run.
+	Listen []string `yaml:"listen"`
+	// Metrics is the loopback host:port for /metrics (Prometheus), /usage (what
+	// each project used since the start) and /health; empty for none.
+	Metrics string `yaml:"metrics"`
+	// State is the path of the file that holds the last known records, so that a
+	// gateway can start while the ledger does not answer; empty for none.
+	State string `yaml:"state"`
+
+	// MaxRequestBytes bounds a request's body and a WebSocket message; default 1 MiB.
+	MaxRequestBytes int64 `yaml:"maxRequestBytes"`
+	// MaxResponseBytes bounds an answer, and all answers of a batch together;
+	// default 32 MiB.
+	MaxResponseBytes int64 `yaml:"maxResponseBytes"`
+	// MaxBatch is the most requests in one batch; default 100.
+	MaxBatch int `yaml:"maxBatch"`
+	// MaxSubscriptions is the most subscriptions of one WebSocket; default 100.
+	MaxSubscriptions int `yaml:"maxSubscriptions"`
+	// RequestsPerSecond is what a project may call, averaged over ten seconds,
+	// unless its record says otherwise; default 50.
+	RequestsPerSecond int `yaml:"requestsPerSecond"`
+	// AppRequestsPerSecond is how often one app's functions may be called at /app,
+	// averaged over ten seconds, unless its record says otherwise; default 500.
+	AppRequestsPerSecond int `yaml:"appRequestsPerSecond"`
+	// MaxLag is how many blocks a node may be behind the others and still answer;
+	// default 4.
+	MaxLag int64 `yaml:"maxLag"`
+
+	// ReadTimeout is how long a request may take to arrive; default 30 s.
+	ReadTimeout time.Duration `yaml:"readTimeout"`
+	// WriteTimeout is how long a request may take in all, until its answer has
+	// gone out; default 2 min.
+	WriteTimeout time.Duration `yaml:"writeTimeout"`
+	// IdleTimeout is how long a connection is kept between two requests; default 2 min.
+	IdleTimeout time.Duration `yaml:"idleTimeout"`
+	// UpstreamTimeout is how long nodes have to answer a call, all tries
+	// together; default 30 s.
+	UpstreamTimeout time.Duration `yaml:"upstreamTimeout"`
+	// DrainTimeout is how long calls in progress may take when the gateway stops;
+	// default 10 s.
+	DrainTimeout time.Duration `yaml:"drainTimeout"`
+}
+
+func orDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func (c *Config) complete() error {
+	orDefault(&c.Net, bsn.DefaultNet)
+	orDefault(&c.MaxRequestBytes, 1<<20)
+	orDefault(&c.MaxResponseBytes, 32<<20)
+	orDefault(&c.MaxBatch, 100)
+	orDefault(&c.MaxSubscriptions, 100)
+	orDefault(&c.RequestsPerSecond, 50)
+	orDefault(&c.AppRequestsPerSecond, 500)
+	orDefault(&c.MaxLag, 4)
+	orDefault(&c.ReadTimeout, 30*time.Second)
+	orDefault(&c.WriteTimeout, 2*time.Minute)
+	orDefault(&c.IdleTimeout, 2*time.Minute)
+	orDefault(&c.UpstreamTimeout, 30*time.Second)
+	orDefault(&c.DrainTimeout, 10*time.Second)
+	if err := bsn.CheckName("city", c.City); err != nil {
+		return fmt.Errorf("gateway configuration: %w", err)
+	}
+	for name, n := range map[string]int64{
+		"maxRequestBytes": c.MaxRequestBytes, "maxResponseBytes": c.MaxResponseBytes, "maxBatch": int64(c.MaxBatch),
+		"maxSubscriptions": int64(c.MaxSubscriptions), "requestsPerSecond": int64(c.RequestsPerSecond),
+		"appRequestsPerSecond": int64(c.AppRequestsPerSecond), "maxLag": c.MaxLag, "readTimeout": int64(c.ReadTimeout),
+		"writeTimeout": int64(c.WriteTimeout), "idleTimeout": int64(c.IdleTimeout),
+		"upstreamTimeout": int64(c.UpstreamTimeout), "drainTimeout": int64(c.DrainTimeout),
+	} {
+		if n < 0 {
+			return fmt.Errorf("gateway configuration: %s must not be negative", name)
+		}
+	}
+	if c.Metrics != "" {
+		if at, err := netip.ParseAddrPort(c.Metrics); err != nil || !at.Addr().IsLoopback() {
+			return fmt.Errorf("gateway configuration: metrics address %q must be a loopback address and a port: it shows what projects use", c.Metrics)
+		}
+	}
+	return nil
+}
+
+// Gateway serves the calls of one city. Its methods may be called by many
+// goroutines at once, Run only once.
+type Gateway struct {
+	cfg       Config
+	log       *slog.Logger
+	ledger    bsn.Ledger
+	directory *directory
+	upstreams *upstreams
+	packages  *packages
+	meter     *meter
+	projects  *buckets
+	apps      *buckets
+	handler   http.Handler
+
+	// draining ends when the gateway is about to stop; open are the WebSockets.
+	draining context.Context
+	drain    context.CancelFunc
+	open     sync.WaitGroup
+}
+
+// methodName is the form of every name in a method table; it is written into
+// requests without quoting.
+var methodName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.]*$`)
+
+// New makes a gateway. The ledger may be unavailable at times: the gateway then
+// goes on with what it knows. Frameworks are by the names that chains' records
+// give; a chain of another framework is answered with an error.
+func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, artifacts Artifacts, log *slog.Logger) (*Gateway, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	for name, f := range frameworks {
+		for method := range f.Methods().Methods {
+			if !methodName.MatchString(method) {
+				return nil, fmt.Errorf("method table of framework %s: malformed method name %q", name, method)
+			}
+		}
+	}
+	g := &Gateway{
+		cfg: cfg, log: log, ledger: ledger,
+		directory: &directory{}, packages: &packages{source: artifacts}, meter: newMeter(),
+		projects: &buckets{}, apps: &buckets{},
+	}
+	g.upstreams = newUpstreams(&g.cfg, frameworks, log)
+	g.draining, g.drain = context.WithCancel(context.Background())
+	g.meter.watch(g)
+	g.handler = g.routes()
+	return g, nil
+}
+
+// Handler serves the gateway's addresses. It answers 503 until Run has read the
+// ledger or the state file.
+func (g *Gateway) Handler() http.Handler { return g.handler }
+
+func (g *Gateway) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /rpc/{chain}", g.serveRPC)
+	mux.HandleFunc("POST /rpc/{chain}/{key}", g.serveRPC)
+	mux.HandleFunc("GET /rpc/{chain}", g.serveSocket)
+	mux.HandleFunc("GET /rpc/{chain}/{key}", g.serveSocket)
+	mux.HandleFunc("GET /app/{account}/{app}", g.serveDescription)
+	mux.HandleFunc("GET /app/{account}/{app}/{contract}/{function}", g.serveQuery)
+	mux.HandleFunc("POST /app/{account}/{app}/{contract}/{function}", g.serveQuery)
+	mux.HandleFunc("GET /health", g.serveHealth)
+	mux.HandleFunc("GET /{$}", g.serveRoot)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.commonHeaders(w.Header())
+		if r.Method == http.MethodOptions { // a browser asks before it calls
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// Run serves until ctx ends, then lets calls in progress finish, closes the
+// WebSockets and saves the state. The error says why it could not serve; after
+// ctx has ended it is nil.
+func (g *Gateway) Run(ctx context.Context) error {
+	if len(g.cfg.Listen) == 0 {
+		return errors.New("gateway configuration: listen names no address")
+	}
+	type served struct {
+		*http.Server
+		net.Listener
+	}
+	var servers []served
+	listen := func(address string, h http.Handler) error {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			return fmt.Errorf("gateway: %w", err)
+		}
+		servers = append(servers, served{g.server(h), l})
+		return nil
+	}
+	defer func() {
+		for _, s := range servers {
+			s.Listener.Close() // again, where a server has closed it already
+		}
+	}()
+	for _, address := range g.cfg.Listen {
+		if err := listen(address, g.handler); err != nil {
+			return err
+		}
+	}
+	if g.cfg.Metrics != "" {
+		if err := listen(g.cfg.Metrics, g.private()); err != nil {
+			return err
+		}
+	}
+	serving, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	wait, err := g.background(serving)
+	if err != nil {
+		return err
+	}
+	for _, s := range servers {
+		g.log.Info("gateway listens", "city", g.cfg.City, "address", s.Listener.Addr().String())
+		go func() {
+			if err := s.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
+				stop(fmt.Errorf("gateway: %w", err))
+			}
+		}()
+	}
+
+	<-serving.Done()
+	g.drain()
+	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.DrainTimeout)
+	defer cancel()
+	var shutdown errgroup.Group
+	for _, s := range servers {
+		shutdown.Go(func() error { return s.Shutdown(deadline) })
+	}
+	sockets := make(chan struct{})
+	go func() { g.open.Wait(); close(sockets) }()
+	if err := shutdown.Wait(); err != nil {
+		g.log.Warn("gateway stops before all calls were answered", "error", err)
+		for _, s := range servers {
+			s.Server.Close()
+		}
+	}
+	select {
+	case <-sockets:
+	case <-deadline.Done():
+	}
+	wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return context.Cause(serving)
+}
+
+func (g *Gateway) server(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       g.cfg.ReadTimeout,
+		WriteTimeout:      g.cfg.WriteTimeout,
+		IdleTimeout:       g.cfg.IdleTimeout,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// background reads the state file and follows the ledger until ctx ends. The
+// returned function waits until all that has ended.
+func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
+	update := func(chains []bsn.Chain) { g.upstreams.update(ctx, chains) }
+	if g.cfg.State != "" {
+		if err := os.MkdirAll(filepath.Dir(g.cfg.State), 0o700); err != nil {
+			return nil, fmt.Errorf("gateway state: %w", err)
+		}
+		known, err := loadState(g.cfg.State)
+		switch {
+		case err != nil: // the ledger has it all
+			g.log.Warn("gateway state is not used", "error", err)
+		case known != nil:
+			update(known.chains())
+			g.directory.restore(known)
+		}
+	}
+	var parts sync.WaitGroup
+	f := &follower{ledger: g.ledger, directory: g.directory, chains: update, log: g.log}
+	parts.Go(func() { f.run(ctx) })
+	if g.cfg.State != "" {
+		parts.Go(func() { keepState(ctx, g.directory, g.cfg.State, g.log) })
+	}
+	return parts.Wait, nil
+}

@@ -1,0 +1,179 @@
+package gateway
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/openbsn/bsn"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// health is the answer to GET /health.
+type health struct {
+	// Status is "ok", "degraded" if a chain has no node that answers or the ledger
+	// is silent, "starting" until the ledger or the state file has been read, or
+	// "stopping". The last two come with HTTP status 503.
+	Status string        `json:"status"`
+	City   string        `json:"city"`
+	Ledger ledgerHealth  `json:"ledger"`
+	Chains []chainHealth `json:"chains"` // in order of name
+}
+
+type ledgerHealth struct {
+	Height int64 `json:"height"`
+	// Time of that block.
+	Time time.Time `json:"time,omitzero"`
+	// Contact is when the ledger last said anything to this process; absent if
+	// it has not yet.
+	Contact time.Time `json:"contact,omitzero"`
+}
+
+type chainHealth struct {
+	Chain  string          `json:"chain"`
+	Status bsn.ChainStatus `json:"status"`
+	Nodes  []nodeHealth    `json:"nodes"` // in the order in which they are asked
+}
+
+type nodeHealth struct {
+	City string `json:"city"`
+	// Answers: it is thought alive. Level: it is not behind the others, so that it
+	// is given calls.
+	Answers bool  `json:"answers"`
+	Level   bool  `json:"level"`
+	Height  int64 `json:"height"` // 0: not known yet
+}
+
+func (g *Gateway) health() health {
+	s := g.directory.state()
+	h := health{
+		Status: "ok", City: g.cfg.City,
+		Ledger: ledgerHealth{Height: s.height, Time: s.time, Contact: s.contact},
+		Chains: []chainHealth{},
+	}
+	if time.Since(s.contact) > ledgerSilence {
+		h.Status = "degraded"
+	}
+	for _, c := range g.directory.chains() {
+		p, ok := g.upstreams.get(c.Name)
+		if !ok {
+			continue
+		}
+		ch := chainHealth{Chain: c.Name, Status: c.Status, Nodes: []nodeHealth{}}
+		floor, good := p.floor(), false
+		for _, n := range p.nodes {
+			_, alive := n.alive()
+			level := n.head.Load() >= floor
+			good = good || alive && level
+			ch.Nodes = append(ch.Nodes, nodeHealth{City: n.city, Answers: alive, Level: level, Height: n.head.Load()})
+		}
+		if !good && len(p.nodes) > 0 {
+			h.Status = "degraded"
+		}
+		h.Chains = append(h.Chains, ch)
+	}
+	switch {
+	case g.draining.Err() != nil:
+		h.Status = "stopping"
+	case !s.known:
+		h.Status = "starting"
+	}
+	return h
+}
+
+func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {
+	h := g.health()
+	status := http.StatusOK
+	if h.Status == "stopping" || h.Status == "starting" {
+		status = http.StatusServiceUnavailable
+	}
+	g.writeJSON(w, status, h)
+}
+
+func (g *Gateway) writeJSON(w http.ResponseWriter, status int, v any) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	g.write(w, status, text)
+}
+
+// serveRoot says what this is.
+func (g *Gateway) serveRoot(w http.ResponseWriter, _ *http.Request) {
+	g.writeJSON(w, http.StatusOK, map[string]any{
+		"service": "bsn gateway",
+		"city":    g.cfg.City,
+		"addresses": map[string]string{
+			"rpc":    "/rpc/{chain} (JSON-RPC: POST or WebSocket; key as x-api-key or Authorization: Bearer, or /rpc/{chain}/{key})",
+			"app":    "/app/{account}/{app}[@version] (GET: what it offers)",
+			"call":   "/app/{account}/{app}/{contract}/{function} (GET ?args=[…] or ?arg=…, or POST {\"args\":[…]}; with a key)",
+			"health": "/health",
+		},
+	})
+}
+
+// private serves what is for the machine's operator.
+func (g *Gateway) private() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(g.meter.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /usage", func(w http.ResponseWriter, _ *http.Request) {
+		g.writeJSON(w, http.StatusOK, map[string]any{"usage": g.meter.used()})
+	})
+	mux.HandleFunc("GET /health", g.serveHealth)
+	return mux
+}
+
+// Header values that every answer shares. Any page may call: the key is the
+// authorisation, and no browser adds it by itself.
+var (
+	allowOrigin   = []string{"*"}
+	allowMethods  = []string{"GET, POST, OPTIONS"}
+	allowHeaders  = []string{"content-type, x-api-key, authorization"}
+	exposeHeaders = []string{"bsn-ledger-height, retry-after"}
+	allowAge      = []string{"86400"}
+)
+
+// heightHeader tells how far the ledger was known when an answer was given.
+const heightHeader = "Bsn-Ledger-Height"
+
+func (g *Gateway) commonHeaders(h http.Header) {
+	h["Access-Control-Allow-Origin"] = allowOrigin
+	h["Access-Control-Allow-Methods"] = allowMethods
+	h["Access-Control-Allow-Headers"] = allowHeaders
+	h["Access-Control-Expose-Headers"] = exposeHeaders
+	h["Access-Control-Max-Age"] = allowAge
+	if s := g.directory.state(); s.known {
+		h[heightHeader] = []string{strconv.FormatInt(s.height, 10)}
+	}
+}
+
+var (
+	describeNodeUp = prometheus.NewDesc("bsn_gateway_node_up", "1 if the node is thought alive.", []string{"chain", "city"}, nil)
+	describeHead   = prometheus.NewDesc("bsn_gateway_node_height", "Newest block that the node is known to have.", []string{"chain", "city"}, nil)
+	describeLedger = prometheus.NewDesc("bsn_gateway_ledger_height", "Height to which the ledger is known.", nil, nil)
+)
+
+// watch adds to the metrics what is read from the gateway when they are asked for.
+func (m *meter) watch(g *Gateway) { m.registry.MustRegister(healthCollector{g}) }
+
+type healthCollector struct{ g *Gateway }
+
+func (c healthCollector) Describe(out chan<- *prometheus.Desc) {
+	out <- describeNodeUp
+	out <- describeHead
+	out <- describeLedger
+}
+
+func (c healthCollector) Collect(out chan<- prometheus.Metric) {
+	h := c.g.health()
+	out <- prometheus.MustNewConstMetric(describeLedger, prometheus.GaugeValue, float64(h.Ledger.Height))
+	for _, chain := range h.Chains {
+		for _, n := range chain.Nodes {
+			out <- prometheus.MustNewConstMetric(describeNodeUp, prometheus.GaugeValue, float64(btoi(n.Answers)), chain.Chain, n.City)
+			out <- prometheus.MustNewConstMetric(describeHead, prometheus.GaugeValue, float64(n.Height), chain.Chain, n.City)
+		}
+	}
+}
