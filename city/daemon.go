@@ -27,6 +27,9 @@ import (
 	"github.com/openbsn/bsn/runtime/process"
 )
 
+// readyTimeout is how long a start waits for the ledger.
+const readyTimeout = 20 * time.Second
+
 // daemon is a running city.
 type daemon struct {
 	home       Home
@@ -48,7 +51,8 @@ type daemon struct {
 }
 
 // Run is a city's daemon: it returns when ctx ends, and leaves the city's nodes
-// running. Ready is called once the API answers.
+// running. Ready is called once the API answers and the
+// ledger has caught up, or will not for now.
 func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]bsn.Framework, log *slog.Logger, ready func()) (err error) {
 	d := &daemon{home: h, cfg: cfg, frameworks: frameworks, log: log.With("city", h.Name)}
 	if d.state, err = h.Load(); err != nil {
@@ -128,7 +132,16 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		return nil
 	})
 	d.log.Info("city is up", "network", d.state.Network, "api", listener.Addr())
-	ready()
+	g.Go(func() error {
+		// A city whose ledger is halted is up all the same.
+		wait, cancel := context.WithTimeout(ctx, readyTimeout)
+		defer cancel()
+		if err := d.ledger.Ready(wait); err != nil {
+			d.log.Warn("started without the ledger", "error", err)
+		}
+		ready()
+		return nil
+	})
 	g.Go(func() error { return d.reconcile(ctx) })
 	return g.Wait()
 }
@@ -185,7 +198,7 @@ func secretFile(path string) (string, error) {
 	var r [32]byte
 	rand.Read(r[:]) // never fails
 	s := hex.EncodeToString(r[:])
-	if err := renameio.WriteFile(path, []byte(s), 0o600); err != nil {
+	if err := renameio.WriteFile(path, []byte(s), 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
 		return "", fmt.Errorf("write %s: %w", filepath.Base(path), err)
 	}
 	return s, nil

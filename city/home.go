@@ -89,7 +89,7 @@ func (h Home) save(s State) error {
 	if err != nil {
 		return fmt.Errorf("encode city: %w", err)
 	}
-	if err := renameio.WriteFile(h.stateFile(), append(b, '\n'), 0o600); err != nil {
+	if err := renameio.WriteFile(h.stateFile(), append(b, '\n'), 0o600, renameio.WithTempDir(h.Dir())); err != nil {
 		return fmt.Errorf("write city: %w", err)
 	}
 	return nil

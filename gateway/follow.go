@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -228,7 +229,7 @@ func keepState(ctx context.Context, d *directory, path string, log *slog.Logger)
 func saveState(path string, r *records) error {
 	text, err := json.Marshal(r)
 	if err == nil {
-		err = renameio.WriteFile(path, text, 0o600)
+		err = renameio.WriteFile(path, text, 0o600, renameio.WithTempDir(filepath.Dir(path)))
 	}
 	if err != nil {
 		return fmt.Errorf("save gateway state: %w", err)

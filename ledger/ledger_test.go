@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"strings"
 	"sync"
@@ -280,9 +281,53 @@ func TestProjectsAndKeys(t *testing.T) {
 	refuse(t, err, "is revoked")
 }
 
+// records reads everything that the ledger holds.
+func (w *network) records() map[string]string {
+	w.t.Helper()
+	out := map[string]string{}
+	for _, kind := range bsn.Kinds {
+		page, _, err := w.nodes[0].List(w.ctx, kind, "", 0)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, c := range page {
+			out[string(c.Kind)+" "+c.ID] = string(c.Record)
+		}
+	}
+	return out
+}
+
+// compareFollower fails unless following from a height on, with what was known
+// there, gives just what the ledger holds now.
+func (w *network) compareFollower(known map[string]string, height int64) {
+	w.t.Helper()
+	want := w.records()
+	ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
+	defer cancel()
+	for b, err := range w.nodes[0].Follow(ctx, height+1) {
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, c := range b.Changes {
+			known[string(c.Kind)+" "+c.ID] = string(c.Record)
+		}
+		if maps.Equal(known, want) {
+			return
+		}
+	}
+	for id := range want {
+		if known[id] != want[id] {
+			w.t.Errorf("follower has %s as %q, the ledger %q", id, known[id], want[id])
+		}
+	}
+}
+
 func TestChainAndApp(t *testing.T) {
 	t.Parallel()
 	w := found(t, 4, nil)
+	known := w.records()
+	height := must[Status](t)(w.nodes[0].Status(w.ctx)).Height
+	defer w.compareFollower(known, height)
 	open := bsn.Chain{Name: "chongqing", Kind: bsn.ChainOpen, Framework: "kaia", NetworkID: 1901, Deploy: bsn.DeployAccounts, Committee: []string{"city-0", "city-1", "city-2", "city-3"}}
 	if p := w.pass(OpenChain(open)); p.Status != bsn.ProposalPassed {
 		t.Fatalf("open chain: %+v", p)

@@ -103,7 +103,7 @@ func InitNode(home string) (Identity, error) {
 // WriteGenesis stores the network's genesis in a node's folder.
 func WriteGenesis(home string, genesis []byte) error {
 	path := cometConfig(NodeConfig{Home: home}).GenesisFile()
-	if err := renameio.WriteFile(path, genesis, 0o600); err != nil {
+	if err := renameio.WriteFile(path, genesis, 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
 		return fmt.Errorf("write genesis: %w", err)
 	}
 	return nil

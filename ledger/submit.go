@@ -17,10 +17,14 @@ import (
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/gen/ledger/apppb"
 	"github.com/openbsn/bsn/gen/ledger/governpb"
+	"github.com/openbsn/bsn/ledger/writer"
 )
 
 // ErrRefused is wrapped where the ledger refused a transaction. The text says why.
 var ErrRefused = errors.New("the ledger refused")
+
+// ErrStranger is wrapped where a key is not registered, or not as what it takes.
+var ErrStranger = writer.ErrStranger
 
 // Result says where a transaction landed.
 type Result struct {

@@ -19,7 +19,10 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger"
 	"github.com/openbsn/bsn/ledger/key"
 )
 
@@ -131,15 +134,27 @@ type verifier struct {
 
 var errUnsigned = errors.New("request is not signed: sign it with the key of an operator, city, portal or account of the network")
 
+// errNotReady means that nobody's signature can be judged yet.
+var errNotReady = errors.New("this city has not caught up with the ledger yet: try again")
+
 // middleware lets requests pass with their caller in the context. Without a
 // signature they pass as nobody, and the services decide; with a bad one they end
 // here.
 func (v *verifier) middleware(next http.Handler) http.Handler {
+	errorWriter := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, ok, err := v.check(w, r)
 		switch {
 		case err != nil:
-			http.Error(w, err.Error(), http.StatusUnauthorized)
+			code, status := connect.CodeUnauthenticated, http.StatusUnauthorized
+			if errors.Is(err, errNotReady) {
+				code, status = connect.CodeUnavailable, http.StatusServiceUnavailable
+			}
+			if errorWriter.IsSupported(r) {
+				errorWriter.Write(w, r, connect.NewError(code, err)) // nobody to tell if that fails
+			} else {
+				http.Error(w, err.Error(), status)
+			}
 			return
 		case ok:
 			r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
@@ -184,6 +199,9 @@ func (v *verifier) check(w http.ResponseWriter, r *http.Request) (c Caller, ok b
 		return c, false, err
 	}
 	c.Kind, c.Name, c.Parent, err = v.who(address)
+	if err != nil && !errors.Is(err, ledger.ErrStranger) {
+		err = fmt.Errorf("%w (%v)", errNotReady, err)
+	}
 	return c, err == nil, err
 }
 

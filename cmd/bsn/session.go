@@ -99,7 +99,7 @@ func (s *session) saveContext() error {
 	if err := os.MkdirAll(s.root, 0o700); err != nil {
 		return fmt.Errorf("make home folder: %w", err)
 	}
-	if err := renameio.WriteFile(s.contextFile(), append(b, '\n'), 0o600, renameio.WithStaticPermissions(0o600)); err != nil {
+	if err := renameio.WriteFile(s.contextFile(), append(b, '\n'), 0o600, renameio.WithTempDir(s.root)); err != nil {
 		return fmt.Errorf("write context: %w", err)
 	}
 	return nil

@@ -79,6 +79,7 @@ func (u *upNetwork) run(ctx context.Context, w io.Writer) (err error) {
 	if err := u.buildSoftware(ctx, w); err != nil {
 		return err
 	}
+	u.done()
 	ctx, cancel := context.WithTimeout(ctx, upTimeout)
 	defer cancel()
 	local, err := city.Local(u.root)
@@ -90,8 +91,13 @@ func (u *upNetwork) run(ctx context.Context, w io.Writer) (err error) {
 			return err
 		}
 	}
+	if err := u.startJoined(ctx, local); err != nil {
+		return err
+	}
 	first := city.Home{Root: u.root, Name: demoCities[0]}
-	u.begin("city " + first.Name + " founds the network")
+	if len(local) == 0 {
+		u.begin("city " + first.Name + " founds the network")
+	}
 	if err := u.found(first); err != nil {
 		return err
 	}
@@ -111,6 +117,34 @@ func (u *upNetwork) run(ctx context.Context, w io.Writer) (err error) {
 		return err
 	}
 	return u.await(ctx)
+}
+
+// startJoined starts the cities that are part of the network already, together:
+// one alone would wait for the others.
+func (u *upNetwork) startJoined(ctx context.Context, local []city.Home) error {
+	var joined []city.Home
+	for _, h := range local {
+		s, err := h.Load()
+		if err != nil {
+			return err
+		}
+		if s.Index > 0 {
+			joined = append(joined, h)
+		}
+	}
+	if len(joined) == 0 {
+		return nil
+	}
+	u.begin("cities " + names(joined) + " start")
+	return u.startAll(ctx, joined)
+}
+
+func (u *upNetwork) startAll(ctx context.Context, homes []city.Home) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, h := range homes {
+		g.Go(func() error { return u.startDetached(ctx, h) })
+	}
+	return g.Wait()
 }
 
 func (u *upNetwork) buildSoftware(ctx context.Context, w io.Writer) error {
@@ -231,12 +265,10 @@ func (u *upNetwork) joinOthers(ctx context.Context, first city.Home) error {
 			return err
 		}
 	}
-	u.begin("cities " + names(homes) + " start")
-	g, start := errgroup.WithContext(ctx)
-	for _, h := range homes {
-		g.Go(func() error { return u.startDetached(start, h) })
+	if len(waiting) > 0 {
+		u.begin("cities " + names(homes) + " start")
 	}
-	if err := g.Wait(); err != nil {
+	if err := u.startAll(ctx, homes); err != nil {
 		return err
 	}
 	for _, h := range homes {

@@ -55,7 +55,7 @@ func makeKey(name string) (*ecdsa.PrivateKey, error) {
 		return nil, err
 	}
 	text := hex.EncodeToString(crypto.FromECDSA(key))
-	return key, renameio.WriteFile(name, []byte(text), 0o600, renameio.WithStaticPermissions(0o600))
+	return key, renameio.WriteFile(name, []byte(text), 0o600, renameio.WithTempDir(filepath.Dir(name)))
 }
 
 func publicKeys(key *ecdsa.PublicKey) map[string]string {

@@ -134,7 +134,7 @@ func writePeers(site bsn.Site) error {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("write peers: %w", err)
 	}
-	if err := renameio.WriteFile(name, text, 0o600); err != nil {
+	if err := renameio.WriteFile(name, text, 0o600, renameio.WithTempDir(filepath.Dir(name))); err != nil {
 		return fmt.Errorf("write peers: %w", err)
 	}
 	return nil

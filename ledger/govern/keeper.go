@@ -181,10 +181,13 @@ func (k *Keeper) run(ctx sdk.Context, id uint64) error {
 		return err
 	}
 	inner, write := ctx.CacheContext()
-	if _, err := k.router.Handler(msg)(inner, msg); err != nil {
+	res, err := k.router.Handler(msg)(inner, msg)
+	if err != nil {
 		return err
 	}
 	write()
+	// The router gives a message an event manager of its own.
+	ctx.EventManager().EmitEvents(res.GetEvents())
 	return nil
 }
 

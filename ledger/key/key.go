@@ -64,7 +64,7 @@ func LoadOrNew(path string) (Key, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return Key{}, fmt.Errorf("make folder of key: %w", err)
 	}
-	if err := renameio.WriteFile(path, []byte(hex.EncodeToString(k.priv.Key)+"\n"), 0o600, renameio.WithStaticPermissions(0o600)); err != nil {
+	if err := renameio.WriteFile(path, []byte(hex.EncodeToString(k.priv.Key)+"\n"), 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
 		return Key{}, fmt.Errorf("write key: %w", err)
 	}
 	return k, nil
