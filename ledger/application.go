@@ -185,3 +185,9 @@ func (a *application) initChain(ctx sdk.Context, req *abci.RequestInitChain) (*a
 	}
 	return a.manager.InitGenesis(ctx, a.codec, state)
 }
+
+// committed is a context to read the newest committed state. The header's time is
+// not to be used: after a restart it is unknown until the next block.
+func (a *application) committed() (sdk.Context, error) {
+	return a.CreateQueryContextWithCheckHeader(0, false, false)
+}

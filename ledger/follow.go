@@ -161,7 +161,7 @@ func (n *Node) Get(_ context.Context, kind bsn.Kind, id string) (json.RawMessage
 	if !ok {
 		return nil, fmt.Errorf("records of kind %q: there are %v", kind, bsn.Kinds)
 	}
-	ctx, err := n.app.CreateQueryContext(0, false)
+	ctx, err := n.app.committed()
 	if err != nil {
 		return nil, fmt.Errorf("read ledger: %w", err)
 	}
@@ -177,7 +177,7 @@ func (n *Node) List(_ context.Context, kind bsn.Kind, after string, limit int) (
 	if limit < 1 || limit > maxPage {
 		limit = maxPage
 	}
-	ctx, err := n.app.CreateQueryContext(0, false)
+	ctx, err := n.app.committed()
 	if err != nil {
 		return nil, 0, fmt.Errorf("read ledger: %w", err)
 	}

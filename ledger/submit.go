@@ -68,7 +68,7 @@ type txResult struct {
 
 // Writer implements Conn: what a signer needs to know of its own address.
 func (n *Node) Writer(_ context.Context, address string) (network string, number uint64, err error) {
-	ctx, err := n.app.CreateQueryContext(0, false)
+	ctx, err := n.app.committed()
 	if err != nil {
 		return "", 0, fmt.Errorf("read ledger: %w", err)
 	}
@@ -88,7 +88,7 @@ func (n *Node) Writer(_ context.Context, address string) (network string, number
 
 // Who tells what kind of writer an address is, by what name and under whom.
 func (n *Node) Who(address string) (kind bsn.Kind, name, parent string, err error) {
-	ctx, err := n.app.CreateQueryContext(0, false)
+	ctx, err := n.app.committed()
 	if err != nil {
 		return "", "", "", fmt.Errorf("read ledger: %w", err)
 	}

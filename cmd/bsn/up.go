@@ -235,33 +235,7 @@ func (u *upNetwork) joinOthers(ctx context.Context, first city.Home) error {
 	}
 	if len(waiting) > 0 {
 		u.begin("cities " + names(waiting) + " apply and are voted in")
-		g, join := errgroup.WithContext(ctx)
-		for _, h := range waiting {
-			g.Go(func() error {
-				invitation, err := u.invite(first, h.Name)
-				if err != nil {
-					return err
-				}
-				return h.Join(join, invitation, func(string) {})
-			})
-		}
-		stop := make(chan struct{})
-		g.Go(func() error { return u.voteUntil(join, stop) })
-		go func() {
-			for {
-				done := true
-				for _, h := range waiting {
-					s, err := h.Load()
-					done = done && err == nil && s.Index > 0
-				}
-				if done || join.Err() != nil {
-					close(stop)
-					return
-				}
-				time.Sleep(100 * time.Millisecond)
-			}
-		}()
-		if err := g.Wait(); err != nil {
+		if err := u.admit(ctx, first, waiting); err != nil {
 			return err
 		}
 	}
@@ -279,6 +253,36 @@ func (u *upNetwork) joinOthers(ctx context.Context, first city.Home) error {
 	return u.awaitCities(ctx)
 }
 
+// admit has the cities apply one after the other, so that their addresses follow
+// the order in which they are listed, while the operators vote.
+func (u *upNetwork) admit(ctx context.Context, first city.Home, waiting []city.Home) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	voting := make(chan error, 1)
+	go func() { voting <- u.keepVoting(ctx) }()
+	g, join := errgroup.WithContext(ctx)
+	for _, h := range waiting {
+		invitation, err := u.invite(first, h.Name)
+		if err != nil {
+			return err
+		}
+		applied := make(chan struct{}, 2)
+		g.Go(func() error {
+			defer func() { applied <- struct{}{} }()
+			return h.Join(join, invitation, func(string) { applied <- struct{}{} })
+		})
+		<-applied
+	}
+	joined := make(chan error, 1)
+	go func() { joined <- g.Wait() }()
+	select {
+	case err := <-joined:
+		return err
+	case err := <-voting:
+		return err
+	}
+}
+
 func names(homes []city.Home) string {
 	var out []string
 	for _, h := range homes {
@@ -287,17 +291,15 @@ func names(homes []city.Home) string {
 	return strings.Join(out, ", ")
 }
 
-// voteUntil votes yes, with every operator's key of this machine, on whatever is
-// open.
-func (u *upNetwork) voteUntil(ctx context.Context, stop <-chan struct{}) error {
+// keepVoting votes yes, with every operator's key of this machine, on whatever
+// opens, until ctx ends.
+func (u *upNetwork) keepVoting(ctx context.Context) error {
 	voted := map[string]bool{}
 	for {
 		if err := u.voteAll(ctx, voted); err != nil {
 			return err
 		}
 		select {
-		case <-stop:
-			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(100 * time.Millisecond):
