@@ -43,15 +43,15 @@ func TestLaterFilesAndEnvironmentOverride(t *testing.T) {
 
 func TestBadSettingsAreNamed(t *testing.T) {
 	for text, want := range map[string]string{
-		"gateway: {maxBatches: 7}":                 "maxBatches",
-		"gateway: {upstreamTimeout: soon}":         "upstreamTimeout",
-		"log: {level: loud}":                       "loud",
-		"city: {api: localhost}":                   "city.api",
-		"city: {refuse: [{app: mallory}]}":         "account/*",
-		"city: {refuse: [{app: mallory/game}]}":    "reason",
-		"software: {binaries: {kaia: bin/k}}": "absolute",
-		"gateway: [":               "bsn.yaml",
-		"artifacts: {maxBytes: 0}": "artifacts.maxBytes",
+		"gateway: {maxBatches: 7}":              "maxBatches",
+		"gateway: {upstreamTimeout: soon}":      "upstreamTimeout",
+		"log: {level: loud}":                    "loud",
+		"city: {api: localhost}":                "city.api",
+		"city: {refuse: [{app: mallory}]}":      "account/*",
+		"city: {refuse: [{app: mallory/game}]}": "reason",
+		"software: {binaries: {kaia: bin/k}}":   "absolute",
+		"gateway: [":                            "bsn.yaml",
+		"artifacts: {maxBytes: 0}":              "artifacts.maxBytes",
 	} {
 		path := write(t, text)
 		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {

@@ -32,9 +32,11 @@ func TestRPC(t *testing.T) {
 		{"batch", `[` + one(`3`) + `,` + one(`"3"`) + `,` + one(`3`) + `]`, 200, `[` + answered(`3`) + `,` + answered(`"3"`) + `,` + answered(`3`) + `]`},
 		{"batch with a notification", `[` + one(`1`) + `,{"jsonrpc":"2.0","method":"eth_chainId"}]`, 200, `[` + answered(`1`) + `]`},
 		{"batch of notifications", `[{"jsonrpc":"2.0","method":"eth_chainId"}]`, 204, ""},
-		{"batch with bad entries", `[5,` + one(`2`) + `,{"jsonrpc":"2.0","id":9,"method":"admin_peers"}]`, 200,
+		{
+			"batch with bad entries", `[5,` + one(`2`) + `,{"jsonrpc":"2.0","id":9,"method":"admin_peers"}]`, 200,
 			`[{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"a request is a JSON object with jsonrpc, id, method and params"}},` +
-				answered(`2`) + `,{"jsonrpc":"2.0","id":9,"error":{"code":-32601,"message":"method \"admin_peers\" is not offered on chain lab"}}]`},
+				answered(`2`) + `,{"jsonrpc":"2.0","id":9,"error":{"code":-32601,"message":"method \"admin_peers\" is not offered on chain lab"}}]`,
+		},
 		{"empty batch", `[]`, 400, `…"id":null,"error":{"code":-32600,`},
 		{"large batch", `[1,2,3,4,5]`, 400, `…split it`},
 		{"no JSON", `{"jsonrpc"`, 400, `…"code":-32700`},

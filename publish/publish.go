@@ -106,7 +106,7 @@ func (p Publisher) Publish(ctx context.Context, dir string, o Options) (Result, 
 		return Result{}, err
 	}
 	first := m.Cities[0]
-	if v, err = p.deploy(ctx, client, m.Name, v, chain, pkg, gateways[first], keys[first]); err != nil {
+	if err := p.deploy(ctx, client, m.Name, v, chain, pkg, gateways[first], keys[first]); err != nil {
 		return Result{}, err
 	}
 
@@ -158,36 +158,35 @@ func (p Publisher) manifest(ctx context.Context, dir string, o Options) (manifes
 // deploy puts the contracts on the chain. Their addresses go to the ledger before
 // the transactions go to the chain, so that whoever comes back after a break
 // makes the same transactions again.
-func (p Publisher) deploy(ctx context.Context, client *ledger.Client, name string, v bsn.Version, chain bsn.Chain, pkg []byte, gateway, apiKey string) (bsn.Version, error) {
+func (p Publisher) deploy(ctx context.Context, client *ledger.Client, name string, v bsn.Version, chain bsn.Chain, pkg []byte, gateway, apiKey string) error {
 	if placed(v, bsn.PlacementServing) {
-		return v, nil
+		return nil
 	}
 	c, err := evm.Dial(ctx, gateway+"/rpc/"+chain.Name, http.Header{"X-Api-Key": {apiKey}})
 	if err != nil {
-		return v, err
+		return err
 	}
 	p.Report("plan the deployment")
 	plan, err := evm.Plan(ctx, c, p.Key.ECDSA(), pkg, v.Contracts)
 	if err != nil {
-		return v, err
+		return err
 	}
 	if !reflect.DeepEqual(plan, v.Contracts) {
 		if _, err := client.Write(ctx, ledger.SetContracts(name, v.Number, plan)); err != nil {
-			return v, err
+			return err
 		}
 	}
 	done, err := evm.Deploy(ctx, c, p.Key.ECDSA(), chain.NetworkID, pkg, plan, p.Report)
 	if err != nil {
-		return v, err
+		return err
 	}
 	if !reflect.DeepEqual(done, plan) {
 		p.Report("record the contracts")
 		if _, err := client.Write(ctx, ledger.SetContracts(name, v.Number, done)); err != nil {
-			return v, err
+			return err
 		}
 	}
-	v.Contracts = done
-	return v, nil
+	return nil
 }
 
 // wait returns the version once every city is at least at the status. It ends
