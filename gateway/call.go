@@ -100,8 +100,10 @@ func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, su
 	if a, ok := g.limit(c); !ok {
 		return a, class, 0
 	}
+	// The wording is go-ethereum's: ethers and others look for it, and then do
+	// without a method, such as filters.
 	if !known {
-		return refuse(outcomeRefused, codeMethod, "method %s is not offered on chain %s", quote(clipName(m.method)), p.chain.Name), class, 0
+		return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available: chain %s does not offer it here", clipName(m.method), p.chain.Name), class, 0
 	}
 	if p.methods.Final {
 		m.params = rewriteTags(method, m.params)
@@ -111,7 +113,7 @@ func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, su
 		return g.send(ctx, c, p, m), class, method.Units
 	case bsn.MethodSubscribe:
 		if subscribe == nil {
-			return refuse(outcomeRefused, codeMethod, "method %s needs a WebSocket: connect to the same address with ws://", m.method), class, 0
+			return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available over HTTP: connect to the same address with ws://", m.method), class, 0
 		}
 		return subscribe(ctx, p, m), class, method.Units
 	}

@@ -35,7 +35,7 @@ func TestRPC(t *testing.T) {
 		{
 			"batch with bad entries", `[5,` + one(`2`) + `,{"jsonrpc":"2.0","id":9,"method":"admin_peers"}]`, 200,
 			`[{"jsonrpc":"2.0","id":null,"error":{"code":-32600,"message":"a request is a JSON object with jsonrpc, id, method and params"}},` +
-				answered(`2`) + `,{"jsonrpc":"2.0","id":9,"error":{"code":-32601,"message":"method \"admin_peers\" is not offered on chain lab"}}]`,
+				answered(`2`) + `,{"jsonrpc":"2.0","id":9,"error":{"code":-32601,"message":"the method admin_peers does not exist/is not available: chain lab does not offer it here"}}]`,
 		},
 		{"empty batch", `[]`, 400, `…"id":null,"error":{"code":-32600,`},
 		{"large batch", `[1,2,3,4,5]`, 400, `…split it`},
@@ -43,7 +43,7 @@ func TestRPC(t *testing.T) {
 		{"method not in the table", `{"jsonrpc":"2.0","id":1,"method":"anvil_mine"}`, 200, `…"id":1,"error":{"code":-32601,`},
 		{"keys of the node", `{"jsonrpc":"2.0","id":1,"method":"eth_accounts"}`, 200, `…"code":-32601,`},
 		{"second method in other case", `{"jsonrpc":"2.0","id":1,"method":"eth_chainId","Method":"anvil_nodeInfo"}`, 200, answered(`1`)},
-		{"subscription", `{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"]}`, 200, `…needs a WebSocket`},
+		{"subscription", `{"jsonrpc":"2.0","id":1,"method":"eth_subscribe","params":["newHeads"]}`, 200, `…connect to the same address with ws://`},
 		{"too large", `{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":["` + strings.Repeat("x", 4096) + `"]}`, 413, `…larger than 4096 bytes`},
 		{"node's own error", `{"jsonrpc":"2.0","id":1,"method":"eth_getBalance","params":[1]}`, 200, `…"error":{"code":-32602,`},
 	} {
