@@ -99,6 +99,11 @@ func (d *daemon) chain(ctx context.Context, v view, self bsn.City, c bsn.Chain) 
 		m, err := d.genesis(ctx, v, self, c, f)
 		return append(say, m...), err
 	case bsn.ChainRunning, bsn.ChainClosed:
+		for _, a := range c.Approvals {
+			if a.City == self.Name && !a.Approved {
+				return say, fmt.Errorf("this city refused the genesis that the others approved: %s", a.Reason)
+			}
+		}
 		return say, d.node(ctx, v, site, f)
 	}
 	return say, nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/openbsn/bsn"
@@ -51,8 +52,14 @@ func (d *daemon) startGateway(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode gateway's configuration: %w", err)
 	}
+	info, err := os.Stat(binary)
+	if err != nil {
+		return fmt.Errorf("find own binary: %w", err)
+	}
 	return d.runtime.Start(ctx, bsn.NodeSpec{
 		ID: gatewayID, Binary: binary, Args: []string{"gateway", "run", GatewayFile},
+		// With another binary in its place the gateway is started anew.
+		Env:     []string{fmt.Sprintf("BSN_BINARY=%d-%d", info.Size(), info.ModTime().UnixNano())},
 		Files:   []bsn.File{{Path: GatewayFile, Mode: 0o600, Content: b}},
 		Address: listen[0], Ports: map[string]int{"http": bsn.PortGateway}, StopTimeout: 15 * time.Second,
 	})

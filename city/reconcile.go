@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -97,11 +98,28 @@ func (d *daemon) step(ctx context.Context, v view) {
 	if self.Status == bsn.CityAdmitted {
 		say = append(say, ledger.ActivateCity())
 	}
+	if c := d.addresses(self); c.API != self.API || c.Gateway != self.Gateway || c.Peer != self.Peer {
+		say = append(say, ledger.UpdateCity(c.API, c.Gateway, c.Peer))
+	}
 	d.try("gateway", d.startGateway(ctx))
 	d.try("peers", d.dial(v))
 	say = append(say, d.chains(ctx, v, self)...)
 	say = append(say, d.apps(ctx, v, self)...)
 	d.say(ctx, say)
+}
+
+// addresses is the city's record with the addresses that are configured here. One
+// that is no address of a host, such as 0.0.0.0, is not told to others.
+func (d *daemon) addresses(c bsn.City) bsn.City {
+	set := func(to *string, prefix, addr string) {
+		if a, err := netip.ParseAddrPort(addr); err == nil && !a.Addr().IsUnspecified() {
+			*to = prefix + addr
+		}
+	}
+	set(&c.API, "http://", d.cfg.City.API)
+	set(&c.Peer, "", d.cfg.City.Ledger)
+	set(&c.Gateway, "http://", first(d.cfg.Gateway.Addresses()))
+	return c
 }
 
 // say writes messages in one transaction; if that is refused, one by one, so that

@@ -356,24 +356,41 @@ func placements(v bsn.Version) string {
 }
 
 func appShow(s *session) *cobra.Command {
-	return &cobra.Command{
-		Use: "show APP", Short: "an app in full", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			ref, err := s.appRef(args[0])
-			if err != nil {
-				return err
+	c := &cobra.Command{Use: "show APP", Short: "an app's versions, contracts and where they are served", Args: cobra.ExactArgs(1)}
+	asJSON := jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		ref, err := s.appRef(args[0])
+		if err != nil {
+			return err
+		}
+		l, err := s.reader()
+		if err != nil {
+			return err
+		}
+		a, err := read[bsn.App](cmd.Context(), l, bsn.KindApp, ref.id)
+		if err != nil {
+			return err
+		}
+		return show(cmd, *asJSON, a, "VERSION CHAIN CONTRACT ADDRESS STATE", func() (rows [][]string) {
+			for _, v := range a.Versions {
+				if ref.version != 0 && v.Number != ref.version {
+					continue
+				}
+				where := placements(v)
+				if v.Withdrawn {
+					where = "withdrawn"
+				}
+				for _, c := range v.Contracts {
+					rows = append(rows, []string{fmt.Sprint(v.Number), v.Chain, c.Name, c.Address, where})
+				}
+				if len(v.Contracts) == 0 {
+					rows = append(rows, []string{fmt.Sprint(v.Number), v.Chain, "-", "-", where})
+				}
 			}
-			l, err := s.reader()
-			if err != nil {
-				return err
-			}
-			a, err := read[bsn.App](cmd.Context(), l, bsn.KindApp, ref.id)
-			if err != nil {
-				return err
-			}
-			return printJSON(cmd.OutOrStdout(), a)
-		},
+			return rows
+		})
 	}
+	return c
 }
 
 func appWithdraw(s *session) *cobra.Command {

@@ -68,21 +68,46 @@ func chainList(s *session) *cobra.Command {
 }
 
 func chainShow(s *session) *cobra.Command {
-	return &cobra.Command{
-		Use: "show CHAIN", Short: "one chain in full", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			chains, err := s.chains(cmd)
-			if err != nil {
-				return err
+	c := &cobra.Command{Use: "show CHAIN", Short: "a chain, its nodes and what its cities said to its genesis", Args: cobra.ExactArgs(1)}
+	asJSON := jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		chains, err := s.chains(cmd)
+		if err != nil {
+			return err
+		}
+		for _, v := range chains {
+			if v.Name != args[0] {
+				continue
 			}
-			for _, v := range chains {
-				if v.Name == args[0] {
-					return printJSON(cmd.OutOrStdout(), v)
-				}
+			if *asJSON {
+				return printJSON(cmd.OutOrStdout(), v)
 			}
-			return fmt.Errorf("chain %q: %w", args[0], bsn.ErrNoRecord)
-		},
+			w := cmd.OutOrStdout()
+			fmt.Fprintf(w, "%s chain %s   framework %s   id %d   %s\ncontracts are created by %s   genesis %s\n\n",
+				v.Kind, v.Name, v.Framework, v.NetworkID, v.Status, v.Deploy, dash(v.Genesis))
+			return table(w, "CITY NODE GENESIS GATEWAY", v.rows())
+		}
+		return fmt.Errorf("chain %q: %w", args[0], bsn.ErrNoRecord)
 	}
+	return c
+}
+
+func (v chainView) rows() (rows [][]string) {
+	answers := map[string]string{}
+	for _, a := range v.Approvals {
+		answers[a.City] = "approved"
+		if !a.Approved {
+			answers[a.City] = "refused: " + a.Reason
+		}
+	}
+	for _, city := range v.Committee {
+		keys := "no keys posted yet"
+		if n, ok := v.Node(city); ok {
+			keys = n.Keys["address"]
+		}
+		rows = append(rows, []string{city, keys, dash(answers[city]), v.Gateways[city]})
+	}
+	return rows
 }
 
 func chainOpen(s *session) *cobra.Command {
@@ -109,7 +134,7 @@ func chainOpen(s *session) *cobra.Command {
 }
 
 func openSummary(c bsn.Chain) string {
-	return fmt.Sprintf("open %s chain %s (%s, id %d) run by %s", c.Kind, c.Name, c.Framework, c.NetworkID, strings.Join(c.Committee, ", "))
+	return fmt.Sprintf("%s chain %s (%s, id %d) run by %s", c.Kind, c.Name, c.Framework, c.NetworkID, strings.Join(c.Committee, ", "))
 }
 
 func chainCommittee(s *session) *cobra.Command {

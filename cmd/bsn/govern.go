@@ -33,8 +33,14 @@ func proposalCommand(s *session) *cobra.Command {
 			return rows
 		})
 	}
-	show := &cobra.Command{Use: "show ID", Short: "one proposal in full", Args: cobra.ExactArgs(1)}
-	show.RunE = func(cmd *cobra.Command, args []string) error {
+	c.AddCommand(l, proposalShow(s))
+	return c
+}
+
+func proposalShow(s *session) *cobra.Command {
+	c := &cobra.Command{Use: "show ID", Short: "a proposal, who voted how, and what it does", Args: cobra.ExactArgs(1)}
+	asJSON := jsonFlag(c)
+	c.RunE = func(cmd *cobra.Command, args []string) error {
 		id, err := strconv.ParseUint(args[0], 10, 64)
 		if err != nil {
 			return fmt.Errorf("proposal %q: an id is a number", args[0])
@@ -47,9 +53,20 @@ func proposalCommand(s *session) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printJSON(cmd.OutOrStdout(), p)
+		if *asJSON {
+			return printJSON(cmd.OutOrStdout(), p)
+		}
+		w := cmd.OutOrStdout()
+		fmt.Fprintf(w, "proposal %d by %s is %s %s\n%s\n%s\n%s\n", p.ID, p.Proposer, p.Status, p.Reason, p.Effect, p.Summary, p.Message)
+		for _, operator := range sortedKeys(p.Votes) {
+			vote := "no"
+			if p.Votes[operator] {
+				vote = "yes"
+			}
+			fmt.Fprintf(w, "  %s voted %s\n", operator, vote)
+		}
+		return nil
 	}
-	c.AddCommand(l, show)
 	return c
 }
 

@@ -226,8 +226,8 @@ func (k *Keeper) AnswerGenesis(ctx context.Context, m *pb.MsgAnswerGenesis) erro
 }
 
 func (k *Keeper) answer(ctx context.Context, c bsn.Chain, city string, approved bool, reason string) error {
-	if c.Status != bsn.ChainGenesis {
-		return nil // late, and no longer needed
+	if c.Status != bsn.ChainGenesis && slices.ContainsFunc(c.Approvals, func(a bsn.Approval) bool { return a.City == city }) {
+		return nil // an answer that decided is not taken back
 	}
 	c.Approvals = slices.DeleteFunc(c.Approvals, func(a bsn.Approval) bool { return a.City == city })
 	c.Approvals = append(c.Approvals, bsn.Approval{City: city, Approved: approved, Reason: reason})
@@ -237,7 +237,8 @@ func (k *Keeper) answer(ctx context.Context, c bsn.Chain, city string, approved 
 			yes++
 		}
 	}
-	if 3*yes > 2*len(c.Committee) {
+	// A late answer is kept for all to see; it decides nothing any more.
+	if c.Status == bsn.ChainGenesis && 3*yes > 2*len(c.Committee) {
 		c.Status = bsn.ChainRunning
 	}
 	return k.Chains.Set(ctx, c.Name, c)
