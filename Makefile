@@ -51,6 +51,7 @@ generate: $(TOOLS)/.built ## Go code from proto/; installs protoc if it can
 	$(say) 'generate code from proto/'
 	.ci/setup protoc
 	tools/generate
+	go generate ./framework/...
 
 .PHONY: lint
 lint: $(TOOLS)/.built ## formatting, vet, staticcheck, licences

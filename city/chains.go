@@ -20,6 +20,9 @@ const proposerTurn = 15 * time.Second
 // governPause is the time between two looks at a chain's own membership.
 const governPause = 2 * time.Second
 
+// settleTime is how long a node is left alone after its start.
+const settleTime = 5 * time.Second
+
 // nodes is what the daemon knows of the nodes of its chains.
 type nodes struct {
 	mu    sync.Mutex
@@ -167,7 +170,14 @@ func (d *daemon) node(ctx context.Context, v view, site bsn.Site, f bsn.Framewor
 // tend does this city's part in what the ledger decided about running chains.
 func (d *daemon) tend(ctx context.Context) {
 	for ctx.Err() == nil {
+		young := map[string]bool{}
+		for _, n := range d.runtime.List() {
+			young[n.ID] = time.Since(n.Started) < settleTime
+		}
 		for name, site := range d.nodes.all() {
+			if young[nodeID(site.Chain)] {
+				continue
+			}
 			call, cancel := context.WithTimeout(ctx, 10*time.Second)
 			done, err := d.frameworks[site.Chain.Framework].Govern(call, site)
 			cancel()
