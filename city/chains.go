@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -193,13 +192,4 @@ func (d *daemon) tend(ctx context.Context) {
 		case <-time.After(governPause):
 		}
 	}
-}
-
-// self is the binary that runs now, for the roles that are processes of their own.
-func self() (string, error) {
-	p, err := os.Executable()
-	if err != nil {
-		return "", fmt.Errorf("find own binary: %w", err)
-	}
-	return p, nil
 }

@@ -36,6 +36,7 @@ type daemon struct {
 	cfg        config.Config
 	state      State
 	key        key.Key
+	binary     binary
 	frameworks map[string]bsn.Framework
 	log        *slog.Logger
 
@@ -66,6 +67,9 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 		return err
 	}
 	defer unlock()
+	if d.binary, err = ownBinary(); err != nil {
+		return err
+	}
 	if d.key, err = key.Load(h.keyFile()); err != nil {
 		return err
 	}
@@ -110,6 +114,10 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		Handler: api.Handler(api.City{
 			Network: d.state.Network, Name: d.home.Name, Operator: d.state.Operator, GatewaySecret: d.secret,
 			Ledger: d.ledger, Artifacts: d.artifacts.Handler(), Runtime: d.runtime, Status: d.status, Apply: d.apply,
+			Fetch: func(ctx context.Context, hash string) error {
+				_, err := d.fetch(ctx, d.mirror.view(), hash)
+				return err
+			},
 		}),
 		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx },

@@ -28,12 +28,27 @@ type GatewayRole struct {
 	Level  string `json:"level"`
 }
 
+// binary is the file that this daemon runs from, as it was at the start: the
+// gateway is a role of it.
+type binary struct {
+	path  string
+	stamp string // differs for another file at the same path
+}
+
+func ownBinary() (binary, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return binary{}, fmt.Errorf("find own binary: %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return binary{}, fmt.Errorf("find own binary: %w", err)
+	}
+	return binary{path, fmt.Sprintf("%d-%d", info.Size(), info.ModTime().UnixNano())}, nil
+}
+
 // startGateway makes the gateway run: a process of its own, of the same binary.
 func (d *daemon) startGateway(ctx context.Context) error {
-	binary, err := self()
-	if err != nil {
-		return err
-	}
 	g := d.cfg.Gateway
 	listen := g.Addresses()
 	if len(listen) == 0 {
@@ -52,14 +67,10 @@ func (d *daemon) startGateway(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode gateway's configuration: %w", err)
 	}
-	info, err := os.Stat(binary)
-	if err != nil {
-		return fmt.Errorf("find own binary: %w", err)
-	}
 	return d.runtime.Start(ctx, bsn.NodeSpec{
-		ID: gatewayID, Binary: binary, Args: []string{"gateway", "run", GatewayFile},
+		ID: gatewayID, Binary: d.binary.path, Args: []string{"gateway", "run", GatewayFile},
 		// With another binary in its place the gateway is started anew.
-		Env:     []string{fmt.Sprintf("BSN_BINARY=%d-%d", info.Size(), info.ModTime().UnixNano())},
+		Env:     []string{"BSN_BINARY=" + d.binary.stamp},
 		Files:   []bsn.File{{Path: GatewayFile, Mode: 0o600, Content: b}},
 		Address: listen[0], Ports: map[string]int{"http": bsn.PortGateway}, StopTimeout: 15 * time.Second,
 	})

@@ -55,6 +55,17 @@ func transport() *http.Transport {
 	}
 }
 
+// Answers tells whether a city's API can be reached at all.
+func Answers(url string) bool {
+	h := http.Client{Transport: transport(), Timeout: 3 * time.Second}
+	res, err := h.Get(url)
+	if err != nil {
+		return false
+	}
+	res.Body.Close()
+	return true
+}
+
 // Status asks how the city is.
 func (c *Client) Status(ctx context.Context) (*cityv1.StatusResponse, error) {
 	return call(ctx, c.service.Status, &cityv1.StatusRequest{})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,8 +30,10 @@ type City struct {
 	Ledger        *ledger.Node
 	// Artifacts serves /artifacts/{hash}.
 	Artifacts http.Handler
-	Runtime   bsn.Runtime
-	Status    func(context.Context) (*cityv1.StatusResponse, error)
+	// Fetch brings an artifact here from another city, if it is not here yet.
+	Fetch   func(ctx context.Context, hash string) error
+	Runtime bsn.Runtime
+	Status  func(context.Context) (*cityv1.StatusResponse, error)
 	// Apply handles an application to join.
 	Apply func(context.Context, *cityv1.ApplyRequest) (*cityv1.ApplyResponse, error)
 }
@@ -39,13 +42,16 @@ type City struct {
 func Handler(c City) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(cityv1connect.NewCityServiceHandler(service{c}, connect.WithReadMaxBytes(maxBody)))
-	mux.Handle(artifactPath, artifacts{c.Artifacts})
+	mux.Handle(artifactPath, artifacts{c.Artifacts, c.Fetch})
 	v := &verifier{network: c.Network, city: c.Name, gateway: c.GatewaySecret, who: c.Ledger.Who}
 	return v.middleware(mux)
 }
 
 // artifacts lets known callers read, and writers write.
-type artifacts struct{ next http.Handler }
+type artifacts struct {
+	next  http.Handler
+	fetch func(ctx context.Context, hash string) error
+}
 
 // ServeHTTP implements http.Handler.
 func (a artifacts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -57,6 +63,13 @@ func (a artifacts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c.Gateway && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, "a gateway only reads", http.StatusForbidden)
 		return
+	}
+	if hash, _ := strings.CutPrefix(r.URL.Path, artifactPath); r.Method == http.MethodGet && c.Kind != bsn.KindCity {
+		// Between cities each answers for itself, or they would ask each other for ever.
+		if err := a.fetch(r.Context(), hash); err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
 	}
 	a.next.ServeHTTP(w, r)
 }

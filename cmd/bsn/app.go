@@ -89,6 +89,9 @@ type appRef struct {
 
 func (s *session) appRef(text string) (appRef, error) {
 	name, v, versioned := strings.Cut(text, "@")
+	if !strings.Contains(name, "/") && s.ctx.Account == "" {
+		return appRef{}, fmt.Errorf("whose app %q? Write account/%s, or choose an account with `bsn context set --account NAME`", name, name)
+	}
 	account, app, err := bsn.SplitID(name, s.ctx.Account)
 	if err != nil {
 		return appRef{}, err
@@ -207,59 +210,87 @@ func appQuery(s *session) *cobra.Command {
 	var city, contract string
 	c := &cobra.Command{
 		Use:     "query APP FUNCTION [ARGUMENT …]",
-		Short:   "read something, through a city's gateway",
+		Short:   "read something, through a city's gateway; its daemon is not needed",
 		Example: `  bsn app query certificates holder 1 --city chongqing`,
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			app, v, city, err := s.at(ctx, args[0], city)
+			ref, err := s.appRef(args[0])
+			if err != nil {
+				return err
+			}
+			d, base, secret, err := s.describe(ctx, ref, city)
 			if err != nil {
 				return err
 			}
 			if contract == "" {
-				if contract, err = s.contractOf(ctx, v, args[1]); err != nil {
+				if contract, err = d.contractOf(args[1]); err != nil {
 					return err
 				}
 			}
-			base, secret, err := s.gateway(city)
-			if err != nil {
-				return err
-			}
 			q := url.Values{"arg": args[2:]}
-			address := fmt.Sprintf("%s/app/%s@%d/%s/%s?%s", base, app.ID(), v.Number, url.PathEscape(contract), url.PathEscape(args[1]), q.Encode())
-			result, err := askApp(ctx, address, secret)
-			if err != nil {
+			address := fmt.Sprintf("%s/app/%s@%d/%s/%s?%s", base, ref.id, d.Version, url.PathEscape(contract), url.PathEscape(args[1]), q.Encode())
+			var answer struct {
+				Result json.RawMessage `json:"result"`
+			}
+			if err := askApp(ctx, address, secret, &answer); err != nil {
 				return err
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), result)
+			var text string
+			if json.Unmarshal(answer.Result, &text) != nil {
+				text = string(answer.Result)
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), text)
 			return nil
 		},
 	}
-	c.Flags().StringVar(&city, "city", "", "the city whose gateway is used (default: the app's first)")
+	c.Flags().StringVar(&city, "city", "", "the city whose gateway is used (default: one that serves the app)")
 	c.Flags().StringVar(&contract, "contract", "", "the contract, where several have the function")
 	return c
 }
 
+// description is what a gateway says of an app.
+type description struct {
+	Version   int `json:"version"`
+	Contracts []struct {
+		Name      string         `json:"name"`
+		Functions []bsn.Function `json:"functions"`
+	} `json:"contracts"`
+}
+
+// describe asks the gateway of the city, or else of any city that the project has
+// a key for, what the app is there.
+func (s *session) describe(ctx context.Context, ref appRef, city string) (d description, base, secret string, err error) {
+	cities := []string{city}
+	if city == "" {
+		if cities = sortedKeys(s.ctx.Keys[s.project()]); len(cities) == 0 {
+			return d, "", "", fmt.Errorf("project %q has no keys here: make one with `bsn key create --city CITY`", s.project())
+		}
+	}
+	path := "/app/" + ref.id
+	if ref.version > 0 {
+		path = fmt.Sprintf("%s@%d", path, ref.version)
+	}
+	var errs []error
+	for _, name := range cities {
+		if base, secret, err = s.gateway(name); err == nil {
+			if err = askApp(ctx, base+path, secret, &d); err == nil {
+				return d, base, secret, nil
+			}
+		}
+		errs = append(errs, fmt.Errorf("city %s: %w", name, err))
+	}
+	return d, "", "", errors.Join(errs...)
+}
+
 // contractOf finds the one contract that has the function.
-func (s *session) contractOf(ctx context.Context, v bsn.Version, function string) (string, error) {
-	l, err := s.reader()
-	if err != nil {
-		return "", err
-	}
-	pkg, err := l.Artifact(ctx, v.Artifact)
-	if err != nil {
-		return "", err
-	}
-	interfaces, err := evm.Describe(pkg)
-	if err != nil {
-		return "", err
-	}
+func (d description) contractOf(function string) (string, error) {
 	var found, all []string
-	for _, i := range interfaces {
-		for _, f := range i.Functions {
+	for _, c := range d.Contracts {
+		for _, f := range c.Functions {
 			all = append(all, f.Name)
 			if name, _, _ := strings.Cut(f.Name, "("); f.Name == function || name == function {
-				found = append(found, i.Contract)
+				found = append(found, c.Name)
 			}
 		}
 	}
@@ -272,41 +303,48 @@ func (s *session) contractOf(ctx context.Context, v bsn.Version, function string
 	return "", fmt.Errorf("several contracts have function %q: name one with --contract: %s", function, strings.Join(found, ", "))
 }
 
-func askApp(ctx context.Context, address, secret string) (string, error) {
+// maxAnswer bounds what a gateway answers, in bytes.
+const maxAnswer = 32 << 20
+
+// askApp gets an address of a gateway and decodes its answer. The error is the
+// gateway's own.
+func askApp(ctx context.Context, address, secret string, answer any) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return "", fmt.Errorf("ask gateway: %w", err)
+		return fmt.Errorf("ask gateway: %w", err)
 	}
 	r.Header.Set("X-Api-Key", secret)
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return "", fmt.Errorf("ask gateway: %w", err)
+		return fmt.Errorf("ask gateway: %w", err)
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, 32<<20))
+	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return "", fmt.Errorf("ask gateway: %w", err)
+		return fmt.Errorf("ask gateway: %w", err)
 	}
-	var answer struct {
-		Result json.RawMessage `json:"result"`
-		Error  json.RawMessage `json:"error"`
-	}
-	if err := json.Unmarshal(b, &answer); err != nil {
-		return "", fmt.Errorf("ask gateway: %s", res.Status)
-	}
-	if res.StatusCode != http.StatusOK {
-		var text string
-		var rpc struct{ Message string }
-		if json.Unmarshal(answer.Error, &text) != nil && json.Unmarshal(answer.Error, &rpc) == nil {
-			text = rpc.Message
+	if res.StatusCode == http.StatusOK {
+		if err := json.Unmarshal(b, answer); err != nil {
+			return fmt.Errorf("read gateway's answer: %w", err)
 		}
-		return "", errors.New(text)
+		return nil
+	}
+	var refusal struct {
+		Error json.RawMessage `json:"error"`
 	}
 	var text string
-	if json.Unmarshal(answer.Result, &text) == nil {
-		return text, nil
+	var rpc struct {
+		Message string `json:"message"`
 	}
-	return string(answer.Result), nil
+	switch {
+	case json.Unmarshal(b, &refusal) != nil:
+		return fmt.Errorf("ask gateway: %s", res.Status)
+	case json.Unmarshal(refusal.Error, &text) == nil:
+		return errors.New(text)
+	case json.Unmarshal(refusal.Error, &rpc) == nil:
+		return errors.New(rpc.Message)
+	}
+	return fmt.Errorf("ask gateway: %s", res.Status)
 }
 
 func appList(s *session) *cobra.Command {

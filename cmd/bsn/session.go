@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -122,23 +120,40 @@ func (s *session) cityConfig(h city.Home) (config.Config, error) {
 // errNoNetwork says how to get one.
 var errNoNetwork = errors.New("no network is known here: start one with `bsn up`, or name a city with `bsn context set --network NAME --city NAME --api URL`")
 
-// dial makes a client of a city that signs as k; an empty name means the
-// context's city.
+// dial makes a client of a city that signs as k; an empty name means the one of
+// --via, else the context's city or, if that does not answer, another.
 func (s *session) dial(name string, k key.Key) (*api.Client, error) {
-	if name == "" {
-		name = s.cityName
-	}
-	if name == "" {
-		name = s.ctx.City
-	}
-	c, ok := s.ctx.Cities[name]
-	if s.ctx.Network == "" || name == "" {
+	if s.ctx.Network == "" {
 		return nil, errNoNetwork
 	}
+	if name == "" {
+		if err := s.choose(); err != nil {
+			return nil, err
+		}
+		name = s.cityName
+	}
+	c, ok := s.ctx.Cities[name]
 	if !ok {
-		return nil, fmt.Errorf("city %q is not known here: there are %s", name, strings.Join(slices.Sorted(maps.Keys(s.ctx.Cities)), ", "))
+		return nil, fmt.Errorf("city %q is not known here: there are %s", name, strings.Join(sortedKeys(s.ctx.Cities), ", "))
 	}
 	return api.Dial(c.API, s.ctx.Network, name, k), nil
+}
+
+// choose settles which city to talk to.
+func (s *session) choose() error {
+	if s.cityName != "" {
+		return nil
+	}
+	for _, name := range append([]string{s.ctx.City}, sortedKeys(s.ctx.Cities)...) {
+		if c, ok := s.ctx.Cities[name]; ok && api.Answers(c.API) {
+			s.cityName = name
+			return nil
+		}
+	}
+	if local, err := city.Local(s.root); err == nil && len(local) > 0 {
+		return errors.New("no city answers: start this machine's with `bsn up`")
+	}
+	return fmt.Errorf("none of the cities known here answers: %s", strings.Join(sortedKeys(s.ctx.Cities), ", "))
 }
 
 // anyKey is a key to read with: the account's, else a local operator's.

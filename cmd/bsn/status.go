@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/openbsn/bsn"
-	"github.com/openbsn/bsn/city"
 	"github.com/openbsn/bsn/city/api"
 	"github.com/openbsn/bsn/gen/city/cityv1"
 )
@@ -101,7 +100,7 @@ func statusCommand(s *session) *cobra.Command {
 
 // status asks any city that answers for the records, and every city for itself.
 func (s *session) status(ctx context.Context) (networkStatus, error) {
-	l, err := s.anyCity(ctx)
+	l, err := s.reader()
 	if err != nil {
 		return networkStatus{}, err
 	}
@@ -141,36 +140,6 @@ func (s *session) status(ctx context.Context) (networkStatus, error) {
 		}
 	}
 	return st, nil
-}
-
-// anyCity is a client of the context's city or, if that is down, of another.
-func (s *session) anyCity(ctx context.Context) (*api.Client, error) {
-	k, err := s.anyKey()
-	if err != nil {
-		return nil, err
-	}
-	names := append([]string{s.ctx.City}, sortedKeys(s.ctx.Cities)...)
-	if s.cityName != "" {
-		names = []string{s.cityName}
-	}
-	var last error = errNoNetwork
-	for _, name := range names {
-		c, err := s.dial(name, k)
-		if err != nil {
-			return nil, err
-		}
-		call, cancel := context.WithTimeout(ctx, 3*time.Second)
-		_, _, last = c.List(call, bsn.KindCity, "", 1)
-		cancel()
-		if last == nil {
-			return c, nil
-		}
-	}
-	local, err := city.Local(s.root)
-	if err == nil && len(local) > 0 {
-		return nil, fmt.Errorf("no city answers; start this machine's with `bsn up` (%w)", last)
-	}
-	return nil, fmt.Errorf("no city answers: %w", last)
 }
 
 func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *cityv1.StatusResponse) {
