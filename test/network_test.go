@@ -115,7 +115,7 @@ func (n *network) end() {
 
 // showLogs prints the ends of the logs of daemons, gateways and nodes.
 func (n *network) showLogs() {
-	const lines = 25
+	const lines = 12
 	for _, pattern := range []string{"cities/*/daemon.log", "cities/*/nodes/*/log/node.log"} {
 		files, _ := filepath.Glob(filepath.Join(n.home, pattern)) // the pattern is well formed
 		for _, f := range files {

@@ -84,6 +84,7 @@ func runScenarios(t *testing.T, folder string, setup func(*testscript.Env) error
 		Dir: folder, Cmds: commands, RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error {
 			passOn(env)
+			env.Values[testKey{}] = env.T().(sequential).T
 			env.Setenv("PATH", strings.Join([]string{
 				filepath.Dir(bin), filepath.Join(tools, "node_modules", "@foundry-rs", "cast-linux-amd64", "bin"), os.Getenv("PATH"),
 			}, ":"))

@@ -1,0 +1,546 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// Bounds that a working network never meets.
+const (
+	awaitTimeout = 3 * time.Minute
+	callTimeout  = time.Minute
+	awaitPause   = 200 * time.Millisecond
+)
+
+// output is what a command printed.
+type output struct{ stdout, stderr string }
+
+// action is a command of the scripts: it does something and may print.
+type action func(ts *testscript.TestScript, args []string) (output, error)
+
+// actions are the commands that the scripts use beside testscript's own. A
+// leading ! means that a command must fail.
+//
+//	bsn ARGUMENT…              the bsn of this tree, with $BSN_HOME
+//	signup ACCOUNT             an account, chosen from now on, its project web and a key for every city
+//	rpc WHERE METHOD [PARAMS]  JSON-RPC; WHERE is a URL, or a city for the one that gateway prints. An error
+//	                           in the answer is a failure; its text goes to stderr
+//	gateway CITY [ws]          the URL of its chongqing chain, with the chosen project's key in it
+//	http [METHOD] URL …        an HTTP request, with -H header and -d body as curl has them. The status and the
+//	                           headers go to stderr; the command fails only if no answer comes
+//	ipc CITY NODE METHOD […]   JSON-RPC on a node's own socket, which its operator alone can open
+//	as KEYFILE CITY ACTION …   something that bsn itself would not try, at a city's API, with a key of $BSN_HOME
+//	forget BLOCK URL…          calls until each gateway knows of two ledger blocks after BLOCK: by then it answers
+//	                           401 and nothing else
+//	interrupt REGEXP bsn …     kill -9 of bsn as soon as what it says on stderr matches
+//	pid CITY PART              the process of a city's daemon, gateway or node
+//	sigkill CITY PART…         kill -9 of it
+//	processes                  the network's processes on this machine, one a line
+//	network NAME               a place for one more network: $NAME_HOME and $NAME_NET
+var actions = map[string]action{
+	"bsn": bsnCommand, "signup": signup, "rpc": rpc, "gateway": gatewayCommand, "http": httpCommand, "ipc": ipc,
+	"as": as, "forget": forget, "interrupt": interrupt, "pid": pid, "sigkill": sigkill, "processes": listProcesses,
+	"network": another,
+}
+
+// check judges what the command before printed.
+type check func(o output, args []string) error
+
+// checks beside testscript's stdout and stderr, which await can use too.
+//
+//	json PATH [OP VALUE]       see lookup and compare
+var checks = map[string]check{
+	"json":   checkJSON,
+	"stdout": func(o output, args []string) error { return matches(o.stdout, args) },
+	"stderr": func(o output, args []string) error { return matches(o.stderr, args) },
+}
+
+// commands are those of the scripts, for testscript:
+//
+//	await [!] COMMAND … [: CHECK …]…  again and again until the command succeeds and the checks hold
+//	let NAME COMMAND …                sets $NAME to what the command prints; COMMAND may also be json PATH or
+//	                                  stdout REGEXP, whose group is taken from what the command before printed
+//
+// COMMAND may be exec there too.
+var commands = func() map[string]func(*testscript.TestScript, bool, []string) {
+	m := map[string]func(*testscript.TestScript, bool, []string){
+		"await": await, "let": let,
+		"json": func(ts *testscript.TestScript, neg bool, args []string) {
+			verdict(ts, neg, checkJSON(output{stdout: ts.ReadFile("stdout")}, args))
+		},
+	}
+	for name, do := range actions {
+		m[name] = func(ts *testscript.TestScript, neg bool, args []string) {
+			o, err := do(ts, args)
+			printed(ts, o)
+			verdict(ts, neg, err)
+		}
+	}
+	return m
+}()
+
+func printed(ts *testscript.TestScript, o output) {
+	io.WriteString(ts.Stdout(), o.stdout)
+	io.WriteString(ts.Stderr(), o.stderr)
+}
+
+func verdict(ts *testscript.TestScript, neg bool, err error) {
+	switch {
+	case neg && err == nil:
+		ts.Fatalf("it succeeded, and must not")
+	case !neg:
+		ts.Check(err)
+	}
+}
+
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("write: await ! command")
+	}
+	command, rest := until(args)
+	mustFail := len(command) > 0 && command[0] == "!"
+	if mustFail {
+		command = command[1:]
+	}
+	if len(command) == 0 || actionOf(command[0]) == nil {
+		ts.Fatalf("await: what?")
+	}
+	for deadline := time.Now().Add(awaitTimeout); ; time.Sleep(awaitPause) {
+		o, err := actionOf(command[0])(ts, command[1:])
+		if mustFail && err == nil {
+			err = errors.New("it succeeds still")
+		} else if mustFail {
+			err = nil
+		}
+		for more := rest; err == nil && len(more) > 0; {
+			var c []string
+			c, more = until(more)
+			judge, ok := checks[c[0]]
+			if !ok {
+				ts.Fatalf("await: no check %q", c[0])
+			}
+			err = judge(o, c[1:])
+		}
+		if err == nil || time.Now().After(deadline) {
+			printed(ts, o)
+			ts.Check(err)
+			return
+		}
+	}
+}
+
+// until splits words at the first colon.
+func until(words []string) (first, rest []string) {
+	if i := slices.Index(words, ":"); i >= 0 {
+		return words[:i], words[i+1:]
+	}
+	return words, nil
+}
+
+func let(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: let NAME COMMAND …")
+	}
+	var o output
+	var err error
+	switch do := actionOf(args[1]); {
+	case do != nil:
+		o, err = do(ts, args[2:])
+	case args[1] == "json" && len(args) == 3:
+		o.stdout, err = valueText(ts.ReadFile("stdout"), args[2])
+	case args[1] == "stdout" && len(args) == 3:
+		if found := regexp.MustCompile(args[2]).FindStringSubmatch(ts.ReadFile("stdout")); len(found) == 2 {
+			o.stdout = found[1]
+		} else {
+			err = fmt.Errorf("no group of %q in stdout", args[2])
+		}
+	default:
+		ts.Fatalf("let: no command %q", args[1])
+	}
+	if err != nil {
+		printed(ts, o)
+		ts.Check(err)
+	}
+	// What was printed before stays, for further checks.
+	ts.Setenv(args[0], strings.TrimSpace(o.stdout))
+}
+
+func actionOf(name string) action {
+	if name == "exec" {
+		return func(ts *testscript.TestScript, args []string) (output, error) {
+			return runProgram(ts, args[0], args[1:]...)
+		}
+	}
+	return actions[name]
+}
+
+func matches(text string, args []string) error {
+	re, err := regexp.Compile("(?m)" + strings.Join(args, " "))
+	if err != nil {
+		return err
+	}
+	if !re.MatchString(text) {
+		return fmt.Errorf("no match for %q in: %s", re, text)
+	}
+	return nil
+}
+
+// program is a command in the script's folder and environment.
+func program(ctx context.Context, ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "env", append([]string{name}, args...)...) // found on the script's PATH
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = []string{"PWD=" + cmd.Dir}
+	for _, kv := range os.Environ() { // the names; the values are the script's
+		name, _, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, "BSN_") {
+			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+		}
+	}
+	for _, name := range []string{"BSN_HOME", "BSN_SOFTWARE_SOURCE"} {
+		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+	}
+	return cmd
+}
+
+func runProgram(ts *testscript.TestScript, name string, args ...string) (output, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	cmd := program(ctx, ts, name, args...)
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	return output{stdout.String(), stderr.String()}, err
+}
+
+func bsnCommand(ts *testscript.TestScript, args []string) (output, error) {
+	bin, err := bsnBinary()
+	if err != nil {
+		return output{}, err
+	}
+	return runProgram(ts, bin, args...)
+}
+
+// bsnLines runs several commands, each a line of words.
+func bsnLines(ts *testscript.TestScript, lines ...string) (all output, err error) {
+	for _, line := range lines {
+		o, err := bsnCommand(ts, strings.Fields(line))
+		all.stdout, all.stderr = all.stdout+o.stdout, all.stderr+o.stderr
+		if err != nil {
+			return all, fmt.Errorf("bsn %s: %w", line, err)
+		}
+	}
+	return all, nil
+}
+
+func signup(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) != 1 {
+		return output{}, errors.New("usage: signup ACCOUNT")
+	}
+	lines := []string{
+		"account create " + args[0],
+		"context set --account " + args[0] + " --project web",
+		"project create web --rate 1000",
+	}
+	for _, city := range cities {
+		lines = append(lines, "key create --city "+city)
+	}
+	return bsnLines(ts, lines...)
+}
+
+func gatewayCommand(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) != 1 && (len(args) != 2 || args[1] != "ws") {
+		return output{}, errors.New("usage: gateway CITY [ws]")
+	}
+	o, err := bsnCommand(ts, []string{"context", "--json", "--show-keys"})
+	if err != nil {
+		return o, err
+	}
+	var c struct {
+		Account, Project string
+		Cities           map[string]struct{ Gateway string }
+		Keys             map[string]map[string]string
+	}
+	if err := json.Unmarshal([]byte(o.stdout), &c); err != nil {
+		return o, err
+	}
+	key := c.Keys[c.Account+"/"+c.Project][args[0]]
+	if key == "" || c.Cities[args[0]].Gateway == "" {
+		return o, fmt.Errorf("the context has no key or gateway of city %q", args[0])
+	}
+	url := c.Cities[args[0]].Gateway + "/rpc/chongqing/" + key + "\n"
+	if len(args) == 2 {
+		url = "ws" + strings.TrimPrefix(url, "http")
+	}
+	return output{stdout: url}, nil
+}
+
+func rpc(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) != 2 && len(args) != 3 {
+		return output{}, errors.New("usage: rpc WHERE METHOD [PARAMS]")
+	}
+	url := args[0]
+	if !strings.Contains(url, "://") {
+		o, err := gatewayCommand(ts, args[:1])
+		if err != nil {
+			return o, err
+		}
+		url = strings.TrimSpace(o.stdout)
+	}
+	o, _, err := post(url, request(args[1:]))
+	if err != nil {
+		return o, err
+	}
+	return answer(o)
+}
+
+// request is a JSON-RPC request from a method and, if given, parameters in JSON.
+func request(args []string) string {
+	params := "[]"
+	if len(args) == 2 {
+		params = args[1]
+	}
+	return fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":%q,"params":%s}`, args[0], params)
+}
+
+// answer fails with the error of a JSON-RPC response.
+func answer(o output) (output, error) {
+	var a struct {
+		Error *struct{ Message string }
+	}
+	if err := json.Unmarshal([]byte(o.stdout), &a); err != nil {
+		return o, fmt.Errorf("no JSON-RPC answer: %w: %s", err, o.stdout)
+	}
+	if a.Error != nil {
+		o.stderr += a.Error.Message + "\n"
+		return o, errors.New(a.Error.Message)
+	}
+	return o, nil
+}
+
+func post(url, body string) (output, http.Header, error) {
+	return send(http.MethodPost, url, http.Header{"Content-Type": {"application/json"}}, body)
+}
+
+func send(method, url string, header http.Header, body string) (output, http.Header, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
+	if err != nil {
+		return output{}, nil, err
+	}
+	r.Header = header
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return output{}, nil, err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		return output{}, nil, err
+	}
+	var head bytes.Buffer
+	fmt.Fprintln(&head, res.Status)
+	res.Header.Write(&head)
+	return output{string(text), head.String()}, res.Header, nil
+}
+
+func httpCommand(_ *testscript.TestScript, args []string) (output, error) {
+	method, url, body, header := http.MethodGet, "", "", http.Header{}
+	for i := 0; i < len(args); i++ {
+		switch a := args[i]; {
+		case (a == "-H" || a == "-d") && i+1 < len(args):
+			i++
+			if a == "-d" {
+				body = args[i]
+				continue
+			}
+			name, value, _ := strings.Cut(args[i], ":")
+			header.Add(name, strings.TrimSpace(value))
+		case strings.Contains(a, "://"):
+			url = a
+		default:
+			method = a
+		}
+	}
+	if url == "" {
+		return output{}, errors.New("usage: http [METHOD] URL [-H HEADER] [-d BODY]")
+	}
+	o, _, err := send(method, url, header, body)
+	return o, err
+}
+
+func ipc(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) != 3 && len(args) != 4 {
+		return output{}, errors.New("usage: ipc CITY NODE METHOD [PARAMS]")
+	}
+	// Through the open folder, since the path of a socket must be short.
+	dir, err := os.Open(filepath.Join(ts.Getenv("BSN_HOME"), "cities", args[0], "nodes", args[1]))
+	if err != nil {
+		return output{}, err
+	}
+	defer dir.Close()
+	conn, err := net.Dial("unix", fmt.Sprintf("/proc/self/fd/%d/admin.ipc", dir.Fd()))
+	if err != nil {
+		return output{}, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(callTimeout)); err != nil {
+		return output{}, err
+	}
+	if _, err := io.WriteString(conn, request(args[2:])); err != nil {
+		return output{}, err
+	}
+	var text json.RawMessage
+	if err := json.NewDecoder(conn).Decode(&text); err != nil {
+		return output{}, err
+	}
+	return answer(output{stdout: string(text) + "\n"})
+}
+
+func forget(_ *testscript.TestScript, args []string) (output, error) {
+	if len(args) < 2 {
+		return output{}, errors.New("usage: forget BLOCK URL…")
+	}
+	height, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil {
+		return output{}, err
+	}
+	height += 2
+	deadline := time.Now().Add(awaitTimeout)
+	for left := args[1:]; len(left) > 0; {
+		var still []string
+		for _, url := range left {
+			o, header, err := post(url, request([]string{"eth_chainId"}))
+			if err != nil {
+				return o, err
+			}
+			known, err := strconv.ParseInt(header.Get("Bsn-Ledger-Height"), 10, 64)
+			switch {
+			case err != nil:
+				return o, fmt.Errorf("answer without the ledger's height: %w", err)
+			case known < height:
+				still = append(still, url)
+			case !strings.HasPrefix(o.stderr, "401 "):
+				return o, fmt.Errorf("a gateway that knows ledger block %d, not before %d, still answered: %s", known, height, o.stdout)
+			}
+		}
+		if left = still; time.Now().After(deadline) {
+			return output{}, fmt.Errorf("%d gateways do not reach ledger block %d", len(left), height)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return output{}, nil
+}
+
+func interrupt(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) < 3 || args[1] != "bsn" {
+		return output{}, errors.New("usage: interrupt REGEXP bsn ARGUMENT…")
+	}
+	re, err := regexp.Compile(args[0])
+	if err != nil {
+		return output{}, err
+	}
+	bin, err := bsnBinary()
+	if err != nil {
+		return output{}, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), awaitTimeout)
+	defer cancel()
+	w := &watcher{pattern: re, seen: cancel}
+	cmd := program(ctx, ts, bin, args[2:]...) // a cancelled context is kill -9
+	cmd.Stderr = w
+	err = cmd.Run()
+	if !w.matched || err == nil {
+		return output{stderr: w.text.String()}, fmt.Errorf("it ended before it could be killed (%v)", err)
+	}
+	return output{stderr: w.text.String()}, nil
+}
+
+// watcher looks for a text in what passes.
+type watcher struct {
+	pattern *regexp.Regexp
+	seen    func()
+	text    bytes.Buffer
+	matched bool
+}
+
+// Write implements io.Writer.
+func (w *watcher) Write(b []byte) (int, error) {
+	w.text.Write(b)
+	if !w.matched && w.pattern.Match(w.text.Bytes()) {
+		w.matched = true
+		w.seen()
+	}
+	return len(b), nil
+}
+
+func find(ts *testscript.TestScript, city, part string) (proc, error) {
+	for _, p := range processes(ts.Getenv("BSN_HOME")) {
+		if p.city == city && p.part == part {
+			return p, nil
+		}
+	}
+	return proc{}, fmt.Errorf("no process %s of city %s", part, city)
+}
+
+func pid(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) != 2 {
+		return output{}, errors.New("usage: pid CITY PART")
+	}
+	p, err := find(ts, args[0], args[1])
+	return output{stdout: fmt.Sprintln(p.pid)}, err
+}
+
+func sigkill(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) < 2 {
+		return output{}, errors.New("usage: sigkill CITY PART…")
+	}
+	for _, part := range args[1:] {
+		p, err := find(ts, args[0], part)
+		if err != nil {
+			return output{}, err
+		}
+		if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil {
+			return output{}, err
+		}
+	}
+	return output{}, nil
+}
+
+func listProcesses(ts *testscript.TestScript, _ []string) (o output, err error) {
+	for _, p := range processes(ts.Getenv("BSN_HOME")) {
+		o.stdout += p.city + " " + p.part + "\n"
+	}
+	return o, nil
+}
+
+// testKey is where a script keeps its *testing.T.
+type testKey struct{}
+
+func another(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) != 1 {
+		return output{}, errors.New("usage: network NAME")
+	}
+	n := newNetwork(ts.Value(testKey{}).(*testing.T))
+	ts.Setenv(args[0]+"_HOME", n.home)
+	ts.Setenv(args[0]+"_NET", strconv.Itoa(n.number))
+	return output{}, nil
+}
