@@ -89,6 +89,18 @@ func (c Chain) Node(city string) (ChainNode, bool) {
 	return ChainNode{}, false
 }
 
+// Refused tells whether so many members refused the proposed genesis that it
+// can no longer be approved: then another is proposed.
+func (c Chain) Refused() bool {
+	no := 0
+	for _, a := range c.Approvals {
+		if !a.Approved {
+			no++
+		}
+	}
+	return c.Genesis != "" && 3*(len(c.Committee)-no) <= 2*len(c.Committee)
+}
+
 // Member tells whether the city belongs to the chain's committee.
 func (c Chain) Member(city string) bool {
 	for _, m := range c.Committee {

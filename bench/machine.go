@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"debug/buildinfo"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -139,16 +140,17 @@ func rss(pid int) (float64, error) {
 	return kib / 1024, nil
 }
 
-// folderMiB is the sum of the sizes of all files in a folder.
+// folderMiB is the sum of the sizes of all files in a folder, in which files may
+// come and go.
 func folderMiB(folder string) (float64, error) {
 	var sum int64
 	err := filepath.WalkDir(folder, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
-			return err
+			return ignore(err, fs.ErrNotExist)
 		}
 		info, err := e.Info()
 		if err != nil {
-			return err
+			return ignore(err, fs.ErrNotExist)
 		}
 		sum += info.Size()
 		return nil
@@ -157,4 +159,11 @@ func folderMiB(folder string) (float64, error) {
 		return 0, fmt.Errorf("measure folder: %w", err)
 	}
 	return float64(sum) / (1 << 20), nil
+}
+
+func ignore(err, which error) error {
+	if errors.Is(err, which) {
+		return nil
+	}
+	return err
 }

@@ -123,22 +123,21 @@ const sleepStep = 30 * time.Second
 
 // sleep waits, and says so now and then.
 func sleep(ctx context.Context, d time.Duration, what string) error {
-	end := time.Now().Add(d)
-	if d >= time.Second {
-		say("%s: %s", what, d.Round(time.Second))
+	say("%s: %s", what, d)
+	for ; d > sleepStep; d -= sleepStep {
+		if err := pause(ctx, sleepStep); err != nil {
+			return err
+		}
+		say("%s: %s left", what, d-sleepStep)
 	}
-	for {
-		left := time.Until(end)
-		if left <= 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(min(left, sleepStep)):
-		}
-		if left > sleepStep {
-			say("%s: %s left", what, time.Until(end).Round(time.Second))
-		}
+	return pause(ctx, d)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }

@@ -165,9 +165,17 @@ func (h Home) joined(s State, i Invitation, r *cityv1.ApplyResponse) error {
 	if sum := sha256.Sum256(r.Genesis); hex.EncodeToString(sum[:]) != i.Genesis {
 		return errors.New("the ledger's genesis is not the one that the invitation names: do not join, ask the inviting operator")
 	}
+	if network, net, err := ledger.GenesisNet(r.Genesis); err != nil {
+		return err
+	} else if network != i.Network || net != i.Net {
+		return fmt.Errorf("the ledger's genesis is of network %q at 127.%d, the invitation of %q at 127.%d: do not join", network, net, i.Network, i.Net)
+	}
 	var c bsn.City
 	if err := json.Unmarshal(r.Record, &c); err != nil {
 		return fmt.Errorf("decode city's record: %w", err)
+	}
+	if c.Name != h.Name || c.Index < 1 || c.Index > bsn.MaxCities {
+		return fmt.Errorf("the inviting city answered with the record of city %q, number %d", c.Name, c.Index)
 	}
 	if err := ledger.WriteGenesis(h.ledger(), r.Genesis); err != nil {
 		return err
@@ -181,15 +189,15 @@ func (h Home) joined(s State, i Invitation, r *cityv1.ApplyResponse) error {
 func (d *daemon) apply(ctx context.Context, q *cityv1.ApplyRequest) (*cityv1.ApplyResponse, error) {
 	i, err := ParseInvitation(q.Invitation)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", api.ErrApplication, err)
 	}
 	switch {
 	case i.Network != d.state.Network || !key.Verify(d.key.Public(), i.text(), i.Signature):
-		return nil, errors.New("this city did not issue the invitation")
+		return nil, fmt.Errorf("%w: this city did not issue the invitation", api.ErrApplication)
 	case time.Now().Unix() > i.Expires:
-		return nil, errors.New("the invitation has expired: ask for another")
+		return nil, fmt.Errorf("%w: the invitation has expired: ask for another", api.ErrApplication)
 	case q.City != i.City:
-		return nil, fmt.Errorf("the invitation is for city %q, not for %q", i.City, q.City)
+		return nil, fmt.Errorf("%w: the invitation is for city %q, not for %q", api.ErrApplication, i.City, q.City)
 	}
 	a := ledger.Admission{
 		Operator: q.Operator, OperatorKey: q.OperatorKey, City: q.City, CityKey: q.CityKey,
@@ -227,7 +235,7 @@ func (d *daemon) admitted(ctx context.Context, a ledger.Admission) (*cityv1.Appl
 		return nil, false, fmt.Errorf("decode city: %w", err)
 	}
 	if c.NodeID != a.NodeID {
-		return nil, false, fmt.Errorf("there is another city %q", a.City)
+		return nil, false, fmt.Errorf("%w: there is another city %q", api.ErrApplication, a.City)
 	}
 	genesis, err := os.ReadFile(ledger.GenesisFile(d.home.ledger()))
 	if err != nil {
@@ -263,7 +271,7 @@ func (d *daemon) application(ctx context.Context, a ledger.Admission) (found bsn
 		if m.NodeID == a.NodeID {
 			found, ok = p, true
 		} else if p.Status == bsn.ProposalOpen {
-			return found, false, fmt.Errorf("another application for a city %q is open: proposal %d", a.City, p.ID)
+			return found, false, fmt.Errorf("%w: another one for a city %q is open: proposal %d", api.ErrApplication, a.City, p.ID)
 		}
 	}
 	return found, ok, nil

@@ -3,26 +3,32 @@ package city
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"maps"
-	"net/http"
 	"slices"
 	"time"
 
 	"github.com/openbsn/bsn"
-	"github.com/openbsn/bsn/city/api"
 	"github.com/openbsn/bsn/ledger"
 )
 
+// appsTime is how long one look at the apps may take: their nodes may be slow.
+const appsTime = 10 * time.Second
+
 // apps answers for every version of an app that chose this city and is not
-// served, refused or withdrawn yet.
+// served, refused or withdrawn yet. It takes them in no order, so that those for
+// which the time did not suffice have their turn another time.
 func (d *daemon) apps(ctx context.Context, v view, self bsn.City) []ledger.Message {
+	look, cancel := context.WithTimeout(ctx, appsTime)
+	defer cancel()
 	var say []ledger.Message
-	for _, id := range slices.Sorted(maps.Keys(v.apps)) {
-		a := v.apps[id]
+	for id, a := range v.apps {
 		for _, version := range a.Versions {
 			if version.Withdrawn || !slices.Contains(version.Cities, self.Name) {
 				continue
+			}
+			if look.Err() != nil {
+				return say
 			}
 			p, ok := d.place(ctx, v, self, a, version)
 			if ok && p != version.Placements[self.Name] {
@@ -46,12 +52,14 @@ func (d *daemon) place(ctx context.Context, v view, self bsn.City, a bsn.App, ve
 		if reason := d.cfg.City.Refused(a.Account, a.Name); reason != "" {
 			return bsn.Placement{Status: bsn.PlacementRefused, Reason: reason}, true
 		}
-		pkg, err := d.fetch(ctx, v, version.Artifact, version.Cities...)
-		if err != nil {
-			d.try(what, fmt.Errorf("fetch package: %w", err))
+		pkg, err := d.want(ctx, v, version.Artifact, version.Cities...)
+		if errors.Is(err, errFetching) {
 			return p, false
 		}
-		if _, err := f.Describe(pkg); err != nil {
+		if err == nil {
+			err = safely(func() error { _, err := f.Describe(pkg); return err })
+		}
+		if err != nil {
 			return bsn.Placement{Status: bsn.PlacementRefused, Reason: "package: " + err.Error()}, true
 		}
 		return bsn.Placement{Status: bsn.PlacementAccepted}, true
@@ -71,44 +79,17 @@ func (d *daemon) place(ctx context.Context, v view, self bsn.City, a bsn.App, ve
 	return p, false
 }
 
+// safely runs what reads bytes from outside: whatever they do to it, they do not
+// end the daemon.
+func safely(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("it cannot be read: %v", r)
+		}
+	}()
+	return f()
+}
+
 func (d *daemon) store(b []byte) (hash string, err error) {
 	return d.artifacts.Put(bytes.NewReader(b), "")
-}
-
-// fetch returns an artifact, from here or else from the named cities, then from
-// any other.
-func (d *daemon) fetch(ctx context.Context, v view, hash string, first ...string) ([]byte, error) {
-	if d.artifacts.Has(hash) {
-		return d.artifacts.Get(hash)
-	}
-	names := slices.Clone(first)
-	for _, name := range slices.Sorted(maps.Keys(v.cities)) {
-		if !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	var sources []string
-	clients := cityClients{}
-	for _, name := range names {
-		if c, ok := v.cities[name]; ok && name != d.home.Name {
-			sources = append(sources, c.API)
-			clients[c.API] = api.Dial(c.API, d.state.Network, name, d.key).HTTP().Transport
-		}
-	}
-	if err := d.artifacts.Fetch(ctx, &http.Client{Transport: clients}, sources, hash); err != nil {
-		return nil, err
-	}
-	return d.artifacts.Get(hash)
-}
-
-// cityClients signs a request for the city that it goes to.
-type cityClients map[string]http.RoundTripper
-
-// RoundTrip implements http.RoundTripper.
-func (c cityClients) RoundTrip(r *http.Request) (*http.Response, error) {
-	t, ok := c[r.URL.Scheme+"://"+r.URL.Host]
-	if !ok {
-		return nil, fmt.Errorf("no city at %s", r.URL.Host)
-	}
-	return t.RoundTrip(r)
 }

@@ -2,6 +2,7 @@ package city
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -113,7 +114,7 @@ func (d *daemon) chain(ctx context.Context, v view, self bsn.City, c bsn.Chain) 
 
 // genesis proposes a genesis, or rebuilds and compares the proposed one.
 func (d *daemon) genesis(ctx context.Context, v view, self bsn.City, c bsn.Chain, f bsn.Framework) ([]ledger.Message, error) {
-	if c.Genesis == "" {
+	if c.Genesis == "" || c.Refused() && c.Proposer != self.Name {
 		turn := time.Duration(slices.Index(c.Committee, self.Name)) * proposerTurn
 		if turn > 0 && v.time.Sub(time.Unix(c.GenesisTime, 0)) < turn {
 			return nil, nil
@@ -123,7 +124,7 @@ func (d *daemon) genesis(ctx context.Context, v view, self bsn.City, c bsn.Chain
 			return nil, fmt.Errorf("build genesis: %w", err)
 		}
 		hash, err := d.store(b)
-		if err != nil {
+		if err != nil || hash == c.Genesis { // what the others refused helps nobody
 			return nil, err
 		}
 		return []ledger.Message{ledger.ProposeGenesis(c.Name, hash)}, nil
@@ -133,12 +134,15 @@ func (d *daemon) genesis(ctx context.Context, v view, self bsn.City, c bsn.Chain
 			return nil, nil
 		}
 	}
-	b, err := d.fetch(ctx, v, c.Genesis, c.Proposer)
-	if err != nil {
-		return nil, fmt.Errorf("fetch genesis: %w", err)
+	b, err := d.want(ctx, v, c.Genesis, c.Proposer)
+	if errors.Is(err, errFetching) {
+		return nil, nil
+	}
+	if err == nil {
+		err = safely(func() error { return f.CheckGenesis(c, b) })
 	}
 	answer := bsn.Approval{Approved: true}
-	if err := f.CheckGenesis(c, b); err != nil {
+	if err != nil {
 		answer = bsn.Approval{Reason: err.Error()}
 	}
 	return []ledger.Message{ledger.AnswerGenesis(c.Name, c.Genesis, answer)}, nil

@@ -49,13 +49,17 @@ type daemon struct {
 	mirror mirror
 	nodes  nodes
 	asked  asked
+	// wake makes reconcile look again at once.
+	wake    chan struct{}
+	fetches fetches
+	dialled dialled
 }
 
 // Run is a city's daemon: it returns when ctx ends, and leaves the city's nodes
 // running. Ready is called once the API answers and the
 // ledger has caught up, or will not for now.
 func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]bsn.Framework, log *slog.Logger, ready func()) (err error) {
-	d := &daemon{home: h, cfg: cfg, frameworks: frameworks, log: log.With("city", h.Name)}
+	d := &daemon{home: h, cfg: cfg, frameworks: frameworks, log: log.With("city", h.Name), wake: make(chan struct{}, 1)}
 	if d.state, err = h.Load(); err != nil {
 		return err
 	}
@@ -114,12 +118,9 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		Handler: api.Handler(api.City{
 			Network: d.state.Network, Name: d.home.Name, Operator: d.state.Operator, GatewaySecret: d.secret,
 			Ledger: d.ledger, Artifacts: d.artifacts.Handler(), Runtime: d.runtime, Status: d.status, Apply: d.apply,
-			Fetch: func(ctx context.Context, hash string) error {
-				_, err := d.fetch(ctx, d.mirror.view(), hash)
-				return err
-			},
+			Fetch: d.fetchNamed,
 		}),
-		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
@@ -154,15 +155,26 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	return g.Wait()
 }
 
+// lockTries and lockPause are how often, and after which pauses, a daemon tries to
+// be its city's only one.
+const (
+	lockTries = 20
+	lockPause = 10 * time.Millisecond
+)
+
 // lock makes this the city's only daemon and records its pid.
 func (h Home) lock() (unlock func(), err error) {
 	f, err := os.OpenFile(h.lockFile(), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock city: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("city %q is running already", h.Name)
+	// Who asks for the pid holds the lock for an instant: that is no daemon.
+	for try := 1; unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil; try++ {
+		if try == lockTries {
+			f.Close()
+			return nil, fmt.Errorf("city %q is running already", h.Name)
+		}
+		time.Sleep(lockPause)
 	}
 	if err := f.Truncate(0); err == nil {
 		_, err = fmt.Fprintf(f, "%d\n", os.Getpid())

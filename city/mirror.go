@@ -32,11 +32,10 @@ type view struct {
 
 var mirrored = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindApp}
 
-// load reads everything afresh.
+// load reads everything afresh. What was known stays until all of it is read: a
+// view that lacks chains would have their nodes stopped.
 func (m *mirror) load(ctx context.Context, l bsn.Ledger) (height int64, err error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.cities, m.chains, m.apps = map[string]bsn.City{}, map[string]bsn.Chain{}, map[string]bsn.App{}
+	fresh := mirror{cities: map[string]bsn.City{}, chains: map[string]bsn.Chain{}, apps: map[string]bsn.App{}}
 	for _, kind := range mirrored {
 		for after := ""; ; {
 			page, at, err := l.List(ctx, kind, after, 0)
@@ -51,14 +50,16 @@ func (m *mirror) load(ctx context.Context, l bsn.Ledger) (height int64, err erro
 				break
 			}
 			for _, c := range page {
-				if err := m.put(c); err != nil {
+				if err := fresh.put(c); err != nil {
 					return 0, err
 				}
 				after = c.ID
 			}
 		}
 	}
-	m.height = height
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.height, m.cities, m.chains, m.apps = height, fresh.cities, fresh.chains, fresh.apps
 	return height, nil
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,10 +22,10 @@ const pause = 2 * time.Second
 // of this city and what is. Each step looks at the whole, so that none depends on
 // having seen every change, and each may be cut off anywhere.
 func (d *daemon) reconcile(ctx context.Context) error {
-	wake := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { d.follow(ctx, wake) })
+	defer d.fetches.wg.Wait()
+	wg.Go(func() { d.follow(ctx) })
 	wg.Go(func() { d.tend(ctx) })
 	// The gateway serves from the last known state: it does not wait for the ledger.
 	d.try("gateway", d.startGateway(ctx))
@@ -37,7 +39,7 @@ func (d *daemon) reconcile(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-wake:
+		case <-d.wake:
 		case <-time.After(pause):
 		}
 	}
@@ -45,11 +47,11 @@ func (d *daemon) reconcile(ctx context.Context) error {
 }
 
 // follow keeps the mirror.
-func (d *daemon) follow(ctx context.Context, wake chan<- struct{}) {
+func (d *daemon) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		err := d.ledger.Ready(ctx)
 		if err == nil {
-			err = d.followFrom(ctx, wake)
+			err = d.followFrom(ctx)
 		}
 		if ctx.Err() == nil {
 			d.log.Warn("following the ledger was cut off", "error", err)
@@ -58,12 +60,12 @@ func (d *daemon) follow(ctx context.Context, wake chan<- struct{}) {
 	}
 }
 
-func (d *daemon) followFrom(ctx context.Context, wake chan<- struct{}) error {
+func (d *daemon) followFrom(ctx context.Context) error {
 	height, err := d.mirror.load(ctx, d.ledger)
 	if err != nil {
 		return err
 	}
-	rouse(wake)
+	rouse(d.wake)
 	for b, err := range d.ledger.Follow(ctx, height+1) {
 		if err != nil {
 			return err
@@ -73,7 +75,7 @@ func (d *daemon) followFrom(ctx context.Context, wake chan<- struct{}) error {
 			return err
 		}
 		if changed {
-			rouse(wake)
+			rouse(d.wake)
 		}
 	}
 	return ctx.Err()
@@ -108,26 +110,33 @@ func (d *daemon) step(ctx context.Context, v view) {
 	d.say(ctx, say)
 }
 
-// addresses is the city's record with the addresses that are configured here. One
-// that is no address of a host, such as 0.0.0.0, is not told to others.
+// addresses is the city's record with the addresses at which it serves, as
+// configured here. One that is no address of a host, such as 0.0.0.0, is not told
+// to others.
 func (d *daemon) addresses(c bsn.City) bsn.City {
 	set := func(to *string, prefix, addr string) {
 		if a, err := netip.ParseAddrPort(addr); err == nil && !a.Addr().IsUnspecified() {
 			*to = prefix + addr
 		}
 	}
-	set(&c.API, "http://", d.cfg.City.API)
-	set(&c.Peer, "", d.cfg.City.Ledger)
-	set(&c.Gateway, "http://", first(d.cfg.Gateway.Addresses()))
+	set(&c.API, "http://", or(d.cfg.City.API, d.addr(bsn.PortAPI)))
+	set(&c.Peer, "", or(d.cfg.City.Ledger, d.addr(bsn.PortLedger)))
+	set(&c.Gateway, "http://", or(first(d.cfg.Gateway.Addresses()), d.addr(bsn.PortGateway)))
 	return c
 }
 
-// say writes messages in one transaction; if that is refused, one by one, so that
+// maxSay is the most messages that go into one transaction.
+const maxSay = 100
+
+// say writes messages in few transactions; if one is refused, one by one, so that
 // one that is out of date does not hold up the rest.
 func (d *daemon) say(ctx context.Context, messages []ledger.Message) {
-	if len(messages) == 0 {
-		return
+	for part := range slices.Chunk(messages, maxSay) {
+		d.sayTogether(ctx, part)
 	}
+}
+
+func (d *daemon) sayTogether(ctx context.Context, messages []ledger.Message) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	_, err := d.client.Write(ctx, messages...)
@@ -143,16 +152,18 @@ func (d *daemon) say(ctx context.Context, messages []ledger.Message) {
 
 // dial connects to the ledger nodes of cities that were admitted since.
 func (d *daemon) dial(v view) error {
-	var peers []string
-	for name, c := range v.cities {
-		if name != d.home.Name && c.Status == bsn.CityActive && d.asked.first("peer", c.NodeID) {
-			peers = append(peers, c.NodeID+"@"+c.Peer)
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(v.cities)) {
+		c := v.cities[name]
+		if name == d.home.Name || c.Status != bsn.CityActive || !d.asked.changed("peer", c.NodeID, c.Peer) {
+			continue
+		}
+		if err := d.ledger.Dial(c.NodeID + "@" + c.Peer); err != nil {
+			d.asked.forget("peer", c.NodeID)
+			errs = append(errs, fmt.Errorf("city %q: %w", name, err))
 		}
 	}
-	if len(peers) == 0 {
-		return nil
-	}
-	return d.ledger.Dial(peers)
+	return errors.Join(errs...)
 }
 
 // try logs what failed, each cause once until it changes.

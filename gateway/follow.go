@@ -163,7 +163,7 @@ func (f *follower) list(ctx context.Context) (r *records, level int64, err error
 					f.report([]error{err})
 				}
 			}
-			if len(page) < pageSize {
+			if len(page) == 0 { // a page of large records is shorter
 				break
 			}
 			after = page[len(page)-1].ID

@@ -23,6 +23,7 @@ import (
 	storetypes "github.com/cosmos/cosmos-sdk/store/v2/types"
 	sdk "github.com/cosmos/cosmos-sdk/types"
 	"github.com/cosmos/cosmos-sdk/types/module"
+	"github.com/cosmos/cosmos-sdk/types/tx/signing"
 	"github.com/cosmos/cosmos-sdk/x/auth"
 	"github.com/cosmos/cosmos-sdk/x/auth/ante"
 	authkeeper "github.com/cosmos/cosmos-sdk/x/auth/keeper"
@@ -77,7 +78,9 @@ func newCoder() (coder, error) {
 	}
 	std.RegisterInterfaces(registry)
 	c := codec.NewProtoCodec(registry)
-	return coder{registry, c, authtx.NewTxConfig(c, authtx.DefaultSignModes)}, nil
+	// What is signed are the transaction's own bytes: there is no amino form.
+	modes := []signing.SignMode{signing.SignMode_SIGN_MODE_DIRECT}
+	return coder{registry, c, authtx.NewTxConfig(c, modes)}, nil
 }
 
 // application is the state machine.
@@ -172,6 +175,7 @@ func newApplication(db dbm.DB, network string) (*application, error) {
 		writer.Charge{Keeper: writers},
 		ante.NewIncrementSequenceDecorator(authKeeper),
 	))
+	base.SetPostHandler(sdk.ChainPostDecorators(writer.Settle{Keeper: writers}))
 	if err := base.LoadLatestVersion(); err != nil {
 		return nil, fmt.Errorf("load state: %w", err)
 	}

@@ -31,6 +31,7 @@ type Client struct {
 	conn  Conn
 	key   key.Key
 	coder coder
+	now   func() time.Time
 
 	mu      sync.Mutex
 	network string // empty until asked
@@ -46,7 +47,7 @@ func NewClient(conn Conn, k key.Key) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{conn: conn, key: k, coder: c}, nil
+	return &Client{conn: conn, key: k, coder: c, now: time.Now}, nil
 }
 
 // Address is the address that the client writes as.
@@ -110,7 +111,7 @@ func (c *Client) prepare(ctx context.Context) (network string, number uint64, ex
 		}
 		c.network, c.number = network, number
 	}
-	expires = time.Now().Add(txLife)
+	expires = c.now().Add(txLife)
 	if !expires.After(c.last) {
 		expires = c.last.Add(time.Nanosecond)
 	}

@@ -7,36 +7,41 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	abci "github.com/cometbft/cometbft/abci/types"
+	"github.com/cometbft/cometbft/libs/pubsub"
 	cmttypes "github.com/cometbft/cometbft/types"
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/ledger/record"
 )
 
-// watch announces every block after height, in order, until the node stops. The
-// event bus only wakes it; what a block held is read from the store, so that a
-// lost event loses nothing.
-func (n *Node) watch(height int64) {
-	n.waiting.mu.Lock()
-	n.waiting.height = height
-	n.waiting.block = make(chan struct{})
-	n.waiting.mu.Unlock()
-	bus, ctx := n.comet.EventBus(), context.Background()
-	for n.comet.IsRunning() {
-		sub, err := bus.Subscribe(ctx, "follow", cmttypes.EventQueryNewBlock, 100)
-		if err != nil {
-			return // the bus stopped with the node
+// watchPause is the time between two looks for new blocks where none is announced.
+const watchPause = time.Second
+
+// watch announces every block after height, in order, until ctx ends. The event
+// bus only wakes it; what a block held is read from the store, so that a lost
+// event, or a bus that drops a slow listener, loses nothing.
+func (n *Node) watch(ctx context.Context, height int64) {
+	bus := n.comet.EventBus()
+	look := time.NewTicker(watchPause)
+	defer look.Stop()
+	for ctx.Err() == nil {
+		var wake <-chan pubsub.Message
+		var dropped <-chan struct{}
+		if sub, err := bus.Subscribe(ctx, "follow", cmttypes.EventQueryNewBlock, 100); err == nil {
+			wake, dropped = sub.Out(), sub.Canceled()
 		}
-		for alive := true; alive; {
+		for alive := true; alive && ctx.Err() == nil; {
 			height = n.announce(height)
 			select {
-			case <-sub.Out():
-			case <-sub.Canceled():
+			case <-wake:
+			case <-dropped:
 				alive = false
-			case <-n.comet.Quit():
-				return
+			case <-look.C:
+				alive = wake != nil
+			case <-ctx.Done():
 			}
 		}
 	}
@@ -126,8 +131,26 @@ func (n *Node) block(ctx context.Context, height int64) (bsn.Block, error) {
 	for _, tx := range results.TxsResults {
 		b.Changes = append(b.Changes, changes(tx.Events)...)
 	}
-	b.Changes = append(b.Changes, changes(results.FinalizeBlockEvents)...)
+	b.Changes = last(append(b.Changes, changes(results.FinalizeBlockEvents)...))
 	return b, nil
+}
+
+// last keeps of each record its last change: what the block left.
+func last(all []bsn.Change) []bsn.Change {
+	type record struct {
+		kind bsn.Kind
+		id   string
+	}
+	seen := map[record]bool{}
+	var out []bsn.Change
+	for _, c := range slices.Backward(all) {
+		if r := (record{c.Kind, c.ID}); !seen[r] {
+			seen[r] = true
+			out = append(out, c)
+		}
+	}
+	slices.Reverse(out)
+	return out
 }
 
 func changes(events []abci.Event) []bsn.Change {
@@ -155,11 +178,25 @@ func changes(events []abci.Event) []bsn.Change {
 // maxPage is the most records that List returns at once.
 const maxPage = 1000
 
-// Get implements bsn.Ledger.
-func (n *Node) Get(_ context.Context, kind bsn.Kind, id string) (json.RawMessage, error) {
+// maxID is above the length of every record's id.
+const maxID = 2*bsn.MaxName + 1
+
+func (n *Node) table(kind bsn.Kind, id string) (record.Reader, error) {
 	t, ok := n.app.tables[kind]
 	if !ok {
-		return nil, fmt.Errorf("records of kind %q: there are %v", kind, bsn.Kinds)
+		return nil, fmt.Errorf("records of kind %.32q: %w: there are %v", string(kind), bsn.ErrNoRecord, bsn.Kinds)
+	}
+	if len(id) > maxID {
+		return nil, fmt.Errorf("%s with an id of %d bytes: %w", kind, len(id), bsn.ErrNoRecord)
+	}
+	return t, nil
+}
+
+// Get implements bsn.Ledger.
+func (n *Node) Get(_ context.Context, kind bsn.Kind, id string) (json.RawMessage, error) {
+	t, err := n.table(kind, id)
+	if err != nil {
+		return nil, err
 	}
 	ctx, err := n.app.committed()
 	if err != nil {
@@ -168,11 +205,12 @@ func (n *Node) Get(_ context.Context, kind bsn.Kind, id string) (json.RawMessage
 	return t.Read(ctx, id)
 }
 
-// List implements bsn.Ledger. A limit outside 1 to 1000 means 1000.
+// List implements bsn.Ledger. A limit outside 1 to 1000 means 1000. Pages of large
+// records are shorter: only an empty one is the end.
 func (n *Node) List(_ context.Context, kind bsn.Kind, after string, limit int) ([]bsn.Change, int64, error) {
-	t, ok := n.app.tables[kind]
-	if !ok {
-		return nil, 0, fmt.Errorf("records of kind %q: there are %v", kind, bsn.Kinds)
+	t, err := n.table(kind, after)
+	if err != nil {
+		return nil, 0, err
 	}
 	if limit < 1 || limit > maxPage {
 		limit = maxPage

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -79,7 +78,7 @@ func found(t *testing.T, n int, allowance Allowance) *network {
 		if err := WriteGenesis(home, genesis); err != nil {
 			t.Fatal(err)
 		}
-		node := must[*Node](t)(Start(NodeConfig{Home: home, Listen: addr, Peers: peers, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}))
+		node := must[*Node](t)(Start(NodeConfig{Home: home, Listen: addr, Peers: peers, Log: slog.New(slog.DiscardHandler), pause: 20 * time.Millisecond}))
 		t.Cleanup(func() { node.Stop() })
 		if err := node.Ready(ctx); err != nil {
 			t.Fatal(err)

@@ -2,10 +2,14 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +44,8 @@ type NodeConfig struct {
 	Listen string // host:port for other cities' nodes
 	Peers  []string
 	Log    *slog.Logger
+	// pause is commitPause where it is not set.
+	pause time.Duration
 }
 
 // Node is a city's full copy of the ledger. It is a bsn.Ledger and a Conn.
@@ -50,6 +56,12 @@ type Node struct {
 	local   *local.Local
 	network string
 	waiting waiting
+	// end stops watch, which closes ended.
+	end   context.CancelFunc
+	ended chan struct{}
+
+	mu    sync.Mutex
+	peers []string // all that were dialled
 }
 
 // Identity is the public side of a node's own keys.
@@ -73,6 +85,9 @@ func cometConfig(c NodeConfig) *config.Config {
 	cfg.P2P.SendRate, cfg.P2P.RecvRate = 20<<20, 20<<20
 	cfg.Mempool.MaxTxBytes = maxTxBytes
 	cfg.Consensus.TimeoutCommit = commitPause
+	if c.pause > 0 {
+		cfg.Consensus.TimeoutCommit = c.pause
+	}
 	cfg.Consensus.TimeoutPropose = time.Second
 	cfg.Consensus.TimeoutProposeDelta = 250 * time.Millisecond
 	cfg.Consensus.TimeoutPrevote, cfg.Consensus.TimeoutPrecommit = 500*time.Millisecond, 500*time.Millisecond
@@ -87,8 +102,21 @@ func cometConfig(c NodeConfig) *config.Config {
 // InitNode makes a node's keys in its folder, once, and returns their public side.
 func InitNode(home string) (Identity, error) {
 	cfg := cometConfig(NodeConfig{Home: home})
-	config.EnsureRoot(home)
-	validator := privval.LoadOrGenFilePV(cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile())
+	for _, dir := range []string{filepath.Dir(cfg.PrivValidatorKeyFile()), filepath.Dir(cfg.PrivValidatorStateFile())} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return Identity{}, fmt.Errorf("make folder of ledger node: %w", err)
+		}
+	}
+	if _, err := os.Stat(cfg.PrivValidatorKeyFile()); errors.Is(err, fs.ErrNotExist) {
+		// The state first: a key without it would be taken for one that has signed.
+		v := privval.GenFilePV(cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile())
+		v.LastSignState.Save()
+		v.Key.Save()
+	}
+	validator, err := loadValidator(cfg)
+	if err != nil {
+		return Identity{}, err
+	}
 	pub, err := validator.GetPubKey()
 	if err != nil {
 		return Identity{}, fmt.Errorf("read consensus key: %w", err)
@@ -98,6 +126,21 @@ func InitNode(home string) (Identity, error) {
 		return Identity{}, fmt.Errorf("make node key: %w", err)
 	}
 	return Identity{ConsensusKey: pub.Bytes(), NodeID: string(key.ID())}, nil
+}
+
+// loadValidator reads the consensus key and what it signed last. CometBFT itself
+// would end the process without a word to the log.
+func loadValidator(cfg *config.Config) (*privval.FilePV, error) {
+	for _, file := range []string{cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile()} {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("read consensus key and state: %w: restore it from a backup that is not older than the last block signed", err)
+		}
+		if !json.Valid(b) {
+			return nil, fmt.Errorf("read consensus key and state: %s is damaged", file)
+		}
+	}
+	return privval.LoadFilePV(cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile()), nil
 }
 
 // WriteGenesis stores the network's genesis in a node's folder.
@@ -138,7 +181,12 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("read node key: %w", err)
 	}
-	n.comet, err = node.NewNode(cfg, privval.LoadFilePV(cfg.PrivValidatorKeyFile(), cfg.PrivValidatorStateFile()), key,
+	validator, err := loadValidator(cfg)
+	if err != nil {
+		return err
+	}
+	n.peers = slices.Clone(c.Peers)
+	n.comet, err = node.NewNode(cfg, validator, key,
 		proxy.NewLocalClientCreator(consensusApp{n.app.BaseApp}), node.DefaultGenesisDocProviderFunc(cfg),
 		config.DefaultDBProvider, node.DefaultMetricsProvider(cfg.Instrumentation), logger{c.Log})
 	if err != nil {
@@ -148,27 +196,45 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 		return fmt.Errorf("start ledger node: %w", err)
 	}
 	n.local = local.New(n.comet)
-	go n.watch(n.comet.BlockStore().Height())
+	height := n.comet.BlockStore().Height()
+	n.waiting.height, n.waiting.block = height, make(chan struct{})
+	ctx, cancel := context.WithCancel(context.Background())
+	n.end, n.ended = cancel, make(chan struct{})
+	go func() {
+		defer close(n.ended)
+		n.watch(ctx, height)
+	}()
 	return nil
 }
 
-// Stop ends the node.
+// Stop ends the node. Whoever follows it must have ended before.
 func (n *Node) Stop() error {
+	n.end()
+	<-n.ended // it reads from stores that are closed next
 	err := n.comet.Stop()
 	n.comet.Wait()
-	return errors.Join(err, n.app.Close(), n.db.Close())
+	return errors.Join(err, n.app.Close()) // which closes the database
 }
 
 // Network is the ledger's chain id.
 func (n *Node) Network() string { return n.network }
 
-// Dial connects to further peers, "id@host:port" each, and keeps connected to them.
-func (n *Node) Dial(peers []string) error {
+// Dial connects to a further peer, "id@host:port", and keeps connected to it.
+func (n *Node) Dial(peer string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	s := n.comet.Switch()
-	if err := s.AddPersistentPeers(peers); err != nil {
-		return fmt.Errorf("add peers: %w", err)
+	// The switch forgets the peers that it is not told again.
+	id, _, _ := strings.Cut(peer, "@")
+	all := append(slices.DeleteFunc(slices.Clone(n.peers), func(p string) bool { return strings.HasPrefix(p, id+"@") }), peer)
+	if err := s.AddPersistentPeers(all); err != nil {
+		return fmt.Errorf("add peer: %w", err)
 	}
-	return s.DialPeersAsync(peers)
+	n.peers = all
+	if err := s.DialPeersAsync([]string{peer}); err != nil {
+		return fmt.Errorf("dial peer: %w", err)
+	}
+	return nil
 }
 
 // Status is what the node knows of itself and the ledger.
@@ -222,7 +288,7 @@ func (n *Node) Ready(ctx context.Context) error {
 // waiting wakes those who wait for a block or for a transaction to be in one.
 type waiting struct {
 	mu     sync.Mutex
-	height int64 // newest height announced
+	height int64 // newest announced
 	block  chan struct{}
 	txs    map[[32]byte][]chan txResult
 }

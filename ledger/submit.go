@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	abci "github.com/cometbft/cometbft/abci/types"
 	"github.com/cometbft/cometbft/mempool"
@@ -108,7 +109,13 @@ func (n *Node) Submit(ctx context.Context, tx []byte) (Result, error) {
 	defer n.waiting.drop(hash, done)
 	res, err := n.local.BroadcastTxSync(ctx, tx)
 	switch {
-	case errors.Is(err, mempool.ErrTxInCache): // handed in before: wait for it
+	case errors.Is(err, mempool.ErrTxInCache): // handed in before
+		if r, ok := n.recent(ctx, hash); ok {
+			select {
+			case done <- r:
+			default: // its block came just now
+			}
+		}
 	case err != nil:
 		return Result{}, fmt.Errorf("hand in transaction: %w", err)
 	case res.Code != 0:
@@ -125,6 +132,35 @@ func (n *Node) Submit(ctx context.Context, tx []byte) (Result, error) {
 		}
 		return Result{Height: r.height, Hash: hex.EncodeToString(hash[:]), Data: r.result.Data}, nil
 	}
+}
+
+// recent looks for a transaction in the blocks of the last minute: who lost the
+// answer asks again with the same bytes.
+func (n *Node) recent(ctx context.Context, hash [32]byte) (r txResult, found bool) {
+	var newest time.Time
+	for h := n.app.LastBlockHeight(); h > 0 && ctx.Err() == nil; h-- {
+		b, err := n.local.Block(ctx, &h)
+		if err != nil || b.Block == nil {
+			break
+		}
+		if newest.IsZero() {
+			newest = b.Block.Time
+		}
+		if newest.Sub(b.Block.Time) > txLife {
+			break
+		}
+		for i, tx := range b.Block.Txs {
+			if sha256.Sum256(tx) != hash {
+				continue
+			}
+			res, err := n.local.BlockResults(ctx, &h)
+			if err != nil {
+				return r, false
+			}
+			return txResult{h, res.TxsResults[i]}, true
+		}
+	}
+	return r, false
 }
 
 func (w *waiting) add(hash [32]byte) chan txResult {

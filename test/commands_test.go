@@ -54,11 +54,12 @@ type action func(ts *testscript.TestScript, args []string) (output, error)
 //	pid CITY PART              the process of a city's daemon, gateway or node
 //	sigkill CITY PART…         kill -9 of it
 //	processes                  the network's processes on this machine, one a line
+//	blocks WHERE NUMBER        waits until the chain has that many more blocks than now
 //	network NAME               a place for one more network: $NAME_HOME and $NAME_NET
 var actions = map[string]action{
 	"bsn": bsnCommand, "signup": signup, "rpc": rpc, "gateway": gatewayCommand, "http": httpCommand, "ipc": ipc,
 	"as": as, "forget": forget, "interrupt": interrupt, "pid": pid, "sigkill": sigkill, "processes": listProcesses,
-	"network": another,
+	"blocks": blocks, "network": another,
 }
 
 // check judges what the command before printed.
@@ -67,6 +68,7 @@ type check func(o output, args []string) error
 // checks beside testscript's stdout and stderr, which await can use too.
 //
 //	json PATH [OP VALUE]       see lookup and compare
+//	empty                      nothing on stdout
 var checks = map[string]check{
 	"json":   checkJSON,
 	"stdout": func(o output, args []string) error { return matches(o.stdout, args) },
@@ -530,6 +532,40 @@ func listProcesses(ts *testscript.TestScript, _ []string) (o output, err error) 
 		o.stdout += p.city + " " + p.part + "\n"
 	}
 	return o, nil
+}
+
+func blocks(ts *testscript.TestScript, args []string) (output, error) {
+	if len(args) != 2 {
+		return output{}, errors.New("usage: blocks WHERE NUMBER")
+	}
+	height := func() (int64, error) {
+		o, err := rpc(ts, []string{args[0], "eth_blockNumber"})
+		if err != nil {
+			return 0, err
+		}
+		text, err := valueText(o.stdout, ".result")
+		if err != nil {
+			return 0, err
+		}
+		return strconv.ParseInt(text, 0, 64)
+	}
+	more, err := strconv.ParseInt(args[1], 10, 64)
+	if err != nil {
+		return output{}, err
+	}
+	first, err := height()
+	if err != nil {
+		return output{}, err
+	}
+	for deadline := time.Now().Add(awaitTimeout); ; time.Sleep(awaitPause) {
+		now, err := height()
+		if err != nil || now >= first+more {
+			return output{}, err
+		}
+		if time.Now().After(deadline) {
+			return output{}, fmt.Errorf("the chain went from block %d to %d only", first, now)
+		}
+	}
 }
 
 // testKey is where a script keeps its *testing.T.

@@ -16,12 +16,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gen/city/cityv1/cityv1connect"
 	"github.com/openbsn/bsn/ledger"
 	"github.com/openbsn/bsn/ledger/key"
 )
@@ -41,8 +41,8 @@ const (
 	// maxBody bounds what is read before a request is known to be whole. Artifacts
 	// are streamed and have their own bound.
 	maxBody = 4 << 20
-	// maxNonces bounds the memory of requests seen within maxSkew.
-	maxNonces = 100_000
+	// bodyTimeout is how long a caller may take to send that.
+	bodyTimeout = 30 * time.Second
 )
 
 // signed is the text that a request's signature covers: whatever would change
@@ -126,10 +126,8 @@ type verifier struct {
 	network, city string
 	gateway       string // secret
 	// who resolves a ledger address.
-	who func(address string) (kind bsn.Kind, name, parent string, err error)
-
-	mu     sync.Mutex
-	nonces map[string]time.Time // seen, until when
+	who  func(address string) (kind bsn.Kind, name, parent string, err error)
+	seen requests
 }
 
 var errUnsigned = errors.New("request is not signed: sign it with the key of an operator, city, portal or account of the network")
@@ -137,9 +135,8 @@ var errUnsigned = errors.New("request is not signed: sign it with the key of an 
 // errNotReady means that nobody's signature can be judged yet.
 var errNotReady = errors.New("this city has not caught up with the ledger yet: try again")
 
-// middleware lets requests pass with their caller in the context. Without a
-// signature they pass as nobody, and the services decide; with a bad one they end
-// here.
+// middleware lets requests pass with their caller in the context, and, without a
+// signature, applications to join. All others end here.
 func (v *verifier) middleware(next http.Handler) http.Handler {
 	errorWriter := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -147,8 +144,11 @@ func (v *verifier) middleware(next http.Handler) http.Handler {
 		switch {
 		case err != nil:
 			code, status := connect.CodeUnauthenticated, http.StatusUnauthorized
-			if errors.Is(err, errNotReady) {
+			switch {
+			case errors.Is(err, errNotReady):
 				code, status = connect.CodeUnavailable, http.StatusServiceUnavailable
+			case errors.Is(err, errTooMany):
+				code, status = connect.CodeResourceExhausted, http.StatusTooManyRequests
 			}
 			if errorWriter.IsSupported(r) {
 				errorWriter.Write(w, r, connect.NewError(code, err)) // nobody to tell if that fails
@@ -171,7 +171,11 @@ func (v *verifier) check(w http.ResponseWriter, r *http.Request) (c Caller, ok b
 		return Caller{Gateway: true}, true, nil
 	}
 	if r.Header.Get(headerSignature) == "" {
-		return c, false, nil
+		if r.URL.Path != cityv1connect.CityServiceApplyProcedure {
+			return c, false, errUnsigned
+		}
+		_, err := readBody(w, r)
+		return c, false, err
 	}
 	public, err1 := hex.DecodeString(r.Header.Get(headerKey))
 	sig, err2 := hex.DecodeString(r.Header.Get(headerSignature))
@@ -188,21 +192,25 @@ func (v *verifier) check(w http.ResponseWriter, r *http.Request) (c Caller, ok b
 	if !key.Verify(public, text, sig) {
 		return c, false, fmt.Errorf("signature does not match this request to city %q of network %q", v.city, v.network)
 	}
-	if err := v.body(w, r, hash); err != nil {
-		return c, false, err
-	}
-	if !v.fresh(string(public) + nonce) {
-		return c, false, errors.New("request was seen before")
-	}
 	address, err := key.Address(public)
 	if err != nil {
 		return c, false, err
 	}
+	// Strangers end here: they take no memory and no time of the city's.
 	c.Kind, c.Name, c.Parent, err = v.who(address)
-	if err != nil && !errors.Is(err, ledger.ErrStranger) {
-		err = fmt.Errorf("%w (%v)", errNotReady, err)
+	if err != nil {
+		if !errors.Is(err, ledger.ErrStranger) {
+			err = fmt.Errorf("%w (%v)", errNotReady, err)
+		}
+		return Caller{}, false, err
 	}
-	return c, err == nil, err
+	if err := v.body(w, r, hash); err != nil {
+		return Caller{}, false, err
+	}
+	if err := v.seen.add(string(public), nonce, time.Now()); err != nil {
+		return Caller{}, false, err
+	}
+	return c, true, nil
 }
 
 // body compares the body with the hash that was signed. An artifact is compared
@@ -214,38 +222,26 @@ func (v *verifier) body(w http.ResponseWriter, r *http.Request, hash string) err
 		}
 		return nil
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := readBody(w, r)
 	if err != nil {
-		return fmt.Errorf("read request: %w", err)
+		return err
 	}
 	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != hash {
 		return errors.New("body is not the one that was signed")
 	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
 	return nil
 }
 
-// fresh remembers a request until its time would no longer pass.
-func (v *verifier) fresh(id string) bool {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	now := time.Now()
-	if _, seen := v.nonces[id]; seen {
-		return false
+// readBody reads a request whole before anything is done with it, and puts it back.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	deadline := http.NewResponseController(w)
+	if err := deadline.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
+		return nil, fmt.Errorf("read request: %w", err)
 	}
-	if len(v.nonces) >= maxNonces {
-		for n, until := range v.nonces {
-			if now.After(until) {
-				delete(v.nonces, n)
-			}
-		}
-		if len(v.nonces) >= maxNonces {
-			return false
-		}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return nil, fmt.Errorf("read request: %w", err)
 	}
-	if v.nonces == nil {
-		v.nonces = map[string]time.Time{}
-	}
-	v.nonces[id] = now.Add(2 * maxSkew)
-	return true
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return body, deadline.SetReadDeadline(time.Time{}) // what follows may take as long as it takes
 }

@@ -25,7 +25,9 @@ import (
 
 // Client calls one city. It is a bsn.Ledger and a ledger.Conn.
 type Client struct {
-	URL     string
+	URL string
+	// network is empty for those that sign no transactions.
+	network string
 	service cityv1connect.CityServiceClient
 	http    *http.Client
 }
@@ -33,7 +35,9 @@ type Client struct {
 // Dial makes a client that signs as k; city is the name of the city at url. It
 // does not connect yet.
 func Dial(url, network, city string, k key.Key) *Client {
-	return newClient(url, signer{network, city, k, transport()})
+	c := newClient(url, signer{network, city, k, transport()})
+	c.network = network
+	return c
 }
 
 // DialGateway makes the client of a city's own gateway.
@@ -44,7 +48,7 @@ func DialUnsigned(url string) *Client { return newClient(url, transport()) }
 
 func newClient(url string, t http.RoundTripper) *Client {
 	h := &http.Client{Transport: t}
-	return &Client{url, cityv1connect.NewCityServiceClient(h, url, connect.WithReadMaxBytes(64<<20)), h}
+	return &Client{URL: url, service: cityv1connect.NewCityServiceClient(h, url, connect.WithReadMaxBytes(64<<20)), http: h}
 }
 
 func transport() *http.Transport {
@@ -96,6 +100,10 @@ func (c *Client) Writer(ctx context.Context, address string) (string, uint64, er
 	r, err := call(ctx, c.service.Writer, &cityv1.WriterRequest{Address: address})
 	if err != nil {
 		return "", 0, err
+	}
+	if r.Network != c.network {
+		// A signature for another network would be good there.
+		return "", 0, fmt.Errorf("the city says that it belongs to network %q, not %q", r.Network, c.network)
 	}
 	return r.Network, r.Number, nil
 }
@@ -189,12 +197,17 @@ func call[Q, A any](ctx context.Context, f func(context.Context, *connect.Reques
 	return r.Msg, nil
 }
 
+// ErrApplication is wrapped where a city does not take an application to join.
+var ErrApplication = errors.New("application refused")
+
 // sentinels gives errors that callers tell apart their code on the wire.
 var sentinels = []struct {
 	err  error
 	code connect.Code
 }{
 	{ledger.ErrRefused, connect.CodeFailedPrecondition},
+	{ErrApplication, connect.CodeFailedPrecondition},
+	{ledger.ErrStranger, connect.CodePermissionDenied},
 	{bsn.ErrNoRecord, connect.CodeNotFound},
 	{bsn.ErrNoNode, connect.CodeNotFound},
 	{bsn.ErrPruned, connect.CodeOutOfRange},
@@ -215,6 +228,9 @@ func wire(err error) error {
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return connect.NewError(connect.CodeDeadlineExceeded, err)
+	}
+	if errors.Is(err, context.Canceled) {
+		return connect.NewError(connect.CodeCanceled, err)
 	}
 	return connect.NewError(connect.CodeInternal, err)
 }

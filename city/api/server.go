@@ -42,7 +42,7 @@ type City struct {
 func Handler(c City) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(cityv1connect.NewCityServiceHandler(service{c}, connect.WithReadMaxBytes(maxBody)))
-	mux.Handle(artifactPath, artifacts{c.Artifacts, c.Fetch})
+	mux.Handle(artifactPath, &artifacts{next: c.Artifacts, fetch: c.Fetch})
 	v := &verifier{network: c.Network, city: c.Name, gateway: c.GatewaySecret, who: c.Ledger.Who}
 	return v.middleware(mux)
 }
@@ -51,10 +51,11 @@ func Handler(c City) http.Handler {
 type artifacts struct {
 	next  http.Handler
 	fetch func(ctx context.Context, hash string) error
+	taken uploads
 }
 
 // ServeHTTP implements http.Handler.
-func (a artifacts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (a *artifacts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, ok := caller(r.Context())
 	if !ok {
 		http.Error(w, errUnsigned.Error(), http.StatusUnauthorized)
@@ -63,6 +64,16 @@ func (a artifacts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if c.Gateway && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		http.Error(w, "a gateway only reads", http.StatusForbidden)
 		return
+	}
+	if r.Method == http.MethodPut {
+		if r.ContentLength < 0 {
+			http.Error(w, "say how long the artifact is", http.StatusLengthRequired)
+			return
+		}
+		if err := a.taken.take(c, r.ContentLength, time.Now()); err != nil {
+			http.Error(w, err.Error(), http.StatusTooManyRequests)
+			return
+		}
 	}
 	if hash, _ := strings.CutPrefix(r.URL.Path, artifactPath); r.Method == http.MethodGet && c.Kind != bsn.KindCity {
 		// Between cities each answers for itself, or they would ask each other for ever.

@@ -103,7 +103,7 @@ func projectCommand(s *session) *cobra.Command {
 			return rows
 		})
 	}
-	c.AddCommand(l, projectSet(s, "create", "make a project"), projectSet(s, "set", "change a project's limits and deployers"))
+	c.AddCommand(l, projectSet(s, "create", "make a project"), projectSet(s, "set", "set a project's limits and deployers anew: what is not named returns to the default"))
 	c.AddCommand(&cobra.Command{
 		Use: "revoke NAME", Short: "end a project and all its keys, in every city, for good", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -271,7 +271,7 @@ func (s *session) keep(project, city, secret string) {
 }
 
 func contextCommand(s *session) *cobra.Command {
-	c := &cobra.Command{Use: "context", Short: "whom and what commands mean when nothing is named"}
+	c := &cobra.Command{Use: "context", Short: "the network, city, account and project that commands mean by default"}
 	asJSON := jsonFlag(c)
 	keys := c.Flags().Bool("show-keys", false, "show API keys in full")
 	c.Args = cobra.NoArgs

@@ -141,9 +141,10 @@ func chainCommittee(s *session) *cobra.Command {
 	var operator string
 	var cities []string
 	c := &cobra.Command{
-		Use:   "committee CHAIN",
-		Short: "propose which cities run a running chain",
-		Args:  cobra.ExactArgs(1),
+		Use:     "committee CHAIN",
+		Short:   "propose which cities run a running chain from now on",
+		Example: `  bsn chain committee chongqing --cities chongqing,hongkong,paris`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return s.propose(cmd, operator, fmt.Sprintf("chain %s is run by %s", args[0], strings.Join(cities, ", ")), ledger.SetCommittee(args[0], cities))
 		},

@@ -83,7 +83,7 @@ type appStatus struct {
 }
 
 func statusCommand(s *session) *cobra.Command {
-	c := &cobra.Command{Use: "status", Short: "the network: cities, ledger, chains, nodes and apps, each asked itself", Args: cobra.NoArgs}
+	c := &cobra.Command{Use: "status", Short: "what runs and how it is: every city is asked for its ledger, gateway and nodes", Args: cobra.NoArgs}
 	asJSON := jsonFlag(c)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		st, err := s.status(cmd.Context())

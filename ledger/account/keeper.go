@@ -28,7 +28,8 @@ const StoreKey = "bsn-account"
 
 const (
 	maxURL       = 256
-	maxKeys      = 256 // of a project, revoked ones included
+	maxProjects  = 2000 // of an account, revoked ones included
+	maxKeys      = 256  // of a project, revoked ones included
 	maxDeployers = 64
 	maxRate      = 1_000_000
 )
@@ -42,6 +43,7 @@ type Keeper struct {
 	Accounts  record.Table[bsn.Account]
 	Projects  record.Table[bsn.Project]
 	hashes    collections.Map[string, string] // key hash to project id: no two projects share a key
+	counts    collections.Map[string, uint64] // projects of an account
 }
 
 // NewKeeper opens the module's store. Only authority registers portals.
@@ -51,6 +53,7 @@ func NewKeeper(store corestore.KVStoreService, writers *writer.Keeper, operators
 		k.Portals = record.NewTable[bsn.Portal](sb, 1, bsn.KindPortal)
 		k.Accounts = record.NewTable[bsn.Account](sb, 2, bsn.KindAccount)
 		k.Projects = record.NewTable[bsn.Project](sb, 3, bsn.KindProject)
+		k.counts = collections.NewMap(sb, collections.NewPrefix(5), "counts", collections.StringKey, collections.Uint64Value)
 		k.hashes = collections.NewMap(sb, collections.NewPrefix(4), "hashes", collections.StringKey, collections.StringValue)
 	})
 	return k
@@ -126,6 +129,9 @@ func (k *Keeper) SetProject(ctx context.Context, m *pb.MsgSetProject) error {
 	}
 	p, err := k.Projects.Get(ctx, bsn.ID(w.Name, m.Name))
 	if errors.Is(err, bsn.ErrNoRecord) {
+		if err := record.Count(ctx, k.counts, w.Name, maxProjects); err != nil {
+			return fmt.Errorf("projects of account %q: %w", w.Name, err)
+		}
 		p = bsn.Project{Account: w.Name, Name: m.Name, Keys: []bsn.Key{}}
 	} else if err != nil {
 		return err
@@ -179,10 +185,16 @@ func (k *Keeper) AddKey(ctx context.Context, m *pb.MsgAddKey) error {
 		return err
 	}
 	if owner, err := k.hashes.Get(ctx, m.Hash); err == nil {
-		if owner == p.ID() {
-			return nil
+		if owner != p.ID() {
+			return errors.New("another project has this key")
 		}
-		return errors.New("another project has this key")
+		old := p.Keys[slices.IndexFunc(p.Keys, func(key bsn.Key) bool { return key.Hash == m.Hash })]
+		if old.City != m.City || old.Revoked {
+			return fmt.Errorf("key %s is of city %q or revoked: make another", old.ID, old.City)
+		}
+		return nil
+	} else if !errors.Is(err, collections.ErrNotFound) {
+		return fmt.Errorf("read keys: %w", err)
 	}
 	if len(p.Keys) >= maxKeys {
 		return fmt.Errorf("project %q has had its %d keys: make another project", p.ID(), maxKeys)
@@ -226,8 +238,15 @@ func (k *Keeper) init(ctx sdk.Context, s state) error {
 		return err
 	}
 	owners := map[string]string{}
-	for id, p := range s.Projects {
+	for _, id := range record.SortedKeys(s.Projects) {
+		p := s.Projects[id]
+		if err := record.Count(ctx, k.counts, p.Account, maxProjects); err != nil {
+			return err
+		}
 		for _, key := range p.Keys {
+			if other, taken := owners[key.Hash]; taken {
+				return fmt.Errorf("projects %q and %q share a key", other, id)
+			}
 			owners[key.Hash] = id
 		}
 	}

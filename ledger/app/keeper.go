@@ -27,6 +27,7 @@ import (
 const StoreKey = "bsn-app"
 
 const (
+	maxApps      = 1000 // of an account
 	maxVersions  = 200
 	maxContracts = 64
 	maxRoles     = 32
@@ -43,6 +44,7 @@ type Keeper struct {
 	chains    *chain.Keeper
 	accounts  *account.Keeper
 	Apps      record.Table[bsn.App]
+	counts    collections.Map[string, uint64] // apps of an account
 }
 
 // NewKeeper opens the module's store.
@@ -50,6 +52,7 @@ func NewKeeper(store corestore.KVStoreService, writers *writer.Keeper, operators
 	k := &Keeper{writers: writers, operators: operators, chains: chains, accounts: accounts}
 	record.Schema(store, func(sb *collections.SchemaBuilder) {
 		k.Apps = record.NewTable[bsn.App](sb, 1, bsn.KindApp)
+		k.counts = collections.NewMap(sb, collections.NewPrefix(2), "counts", collections.StringKey, collections.Uint64Value)
 	})
 	return k
 }
@@ -67,6 +70,9 @@ func (k *Keeper) Publish(ctx context.Context, m *pb.MsgPublish) (int, error) {
 	}
 	a, err := k.Apps.Get(ctx, bsn.ID(w.Name, m.Name))
 	if errors.Is(err, bsn.ErrNoRecord) {
+		if err := record.Count(ctx, k.counts, w.Name, maxApps); err != nil {
+			return 0, fmt.Errorf("apps of account %q: %w", w.Name, err)
+		}
 		a = bsn.App{Account: w.Name, Name: m.Name}
 	} else if err != nil {
 		return 0, err
@@ -244,14 +250,11 @@ func (k *Keeper) Place(ctx context.Context, m *pb.MsgPlace) error {
 	if err != nil {
 		return err
 	}
-	p := bsn.Placement{Status: bsn.PlacementStatus(m.Status), Reason: m.Reason}
+	p := bsn.Placement{Status: bsn.PlacementStatus(m.Status), Reason: record.Clip(m.Reason, maxReason)}
 	switch p.Status {
 	case bsn.PlacementAccepted, bsn.PlacementServing, bsn.PlacementRefused:
 	default:
 		return fmt.Errorf("placement %.32q is unknown", m.Status)
-	}
-	if len(p.Reason) > maxReason {
-		p.Reason = p.Reason[:maxReason]
 	}
 	return k.editVersion(ctx, m.App, m.Version, func(v *bsn.Version) error {
 		if !slices.Contains(v.Cities, city.Name) {
@@ -273,7 +276,14 @@ type state struct {
 	Apps map[string]bsn.App `json:"apps,omitempty"`
 }
 
-func (k *Keeper) init(ctx sdk.Context, s state) error { return k.Apps.Import(ctx, s.Apps) }
+func (k *Keeper) init(ctx sdk.Context, s state) error {
+	for _, id := range record.SortedKeys(s.Apps) {
+		if err := record.Count(ctx, k.counts, s.Apps[id].Account, maxApps); err != nil {
+			return err
+		}
+	}
+	return k.Apps.Import(ctx, s.Apps)
+}
 
 func (k *Keeper) export(ctx sdk.Context) (s state, err error) {
 	s.Apps, err = k.Apps.Export(ctx)

@@ -187,7 +187,8 @@ func (k *Keeper) PostNode(ctx context.Context, m *pb.MsgPostNode) error {
 
 // ProposeGenesis names a genesis for the others to compare. It counts as the
 // proposer's approval. Another proposal takes its place only once a third of the
-// committee has refused it.
+// committee has refused it, and then another member's: one bad member cannot keep
+// the rest from starting.
 func (k *Keeper) ProposeGenesis(ctx context.Context, m *pb.MsgProposeGenesis) error {
 	city, c, err := k.member(ctx, m.City, m.Chain)
 	if err != nil {
@@ -202,8 +203,11 @@ func (k *Keeper) ProposeGenesis(ctx context.Context, m *pb.MsgProposeGenesis) er
 	if c.Status != bsn.ChainGenesis {
 		return fmt.Errorf("chain %q is at %q, not at %q", c.Name, c.Status, bsn.ChainGenesis)
 	}
-	if c.Genesis != "" && !refused(c) {
+	if c.Genesis != "" && !c.Refused() {
 		return fmt.Errorf("a genesis was proposed by %q already: approve or refuse it", c.Proposer)
+	}
+	if c.Proposer == city.Name {
+		return fmt.Errorf("the committee refused a genesis of city %q: the next one is for another city to propose", city.Name)
 	}
 	c.Genesis, c.Proposer, c.Approvals = m.Genesis, city.Name, nil
 	return k.answer(ctx, c, city.Name, true, "")
@@ -219,10 +223,7 @@ func (k *Keeper) AnswerGenesis(ctx context.Context, m *pb.MsgAnswerGenesis) erro
 	if c.Genesis == "" || c.Genesis != m.Genesis {
 		return fmt.Errorf("genesis %.16q is not the proposed one", m.Genesis)
 	}
-	if len(m.Reason) > maxReason {
-		m.Reason = m.Reason[:maxReason]
-	}
-	return k.answer(ctx, c, city.Name, m.Approved, m.Reason)
+	return k.answer(ctx, c, city.Name, m.Approved, record.Clip(m.Reason, maxReason))
 }
 
 func (k *Keeper) answer(ctx context.Context, c bsn.Chain, city string, approved bool, reason string) error {
@@ -242,17 +243,6 @@ func (k *Keeper) answer(ctx context.Context, c bsn.Chain, city string, approved 
 		c.Status = bsn.ChainRunning
 	}
 	return k.Chains.Set(ctx, c.Name, c)
-}
-
-// refused tells whether a proposed genesis can no longer be approved.
-func refused(c bsn.Chain) bool {
-	no := 0
-	for _, a := range c.Approvals {
-		if !a.Approved {
-			no++
-		}
-	}
-	return 3*(len(c.Committee)-no) <= 2*len(c.Committee)
 }
 
 func checkHash(s string) error {

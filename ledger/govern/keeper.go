@@ -32,6 +32,9 @@ const votingPeriod = 7 * 24 * 3600
 const (
 	maxSummary = 256
 	maxEffect  = 16 << 10
+	maxReason  = 512
+	// maxOpen is the most open proposals of one operator, its cities' included.
+	maxOpen = 20
 )
 
 // Keeper holds the proposals.
@@ -110,14 +113,22 @@ func (k *Keeper) Propose(ctx sdk.Context, m *pb.MsgPropose) (uint64, error) {
 }
 
 // open finds an open proposal of the same effect, so that asking twice opens one.
+// If there is none, the proposer may still have too many others.
 func (k *Keeper) open(ctx context.Context, p bsn.Proposal) (id uint64, found bool, err error) {
+	own := 0
 	err = k.queue.Walk(ctx, nil, func(e collections.Pair[int64, string]) (bool, error) {
 		o, err := k.Proposals.Get(ctx, e.K2())
 		if err == nil && o.Effect == p.Effect && o.Message == p.Message {
 			id, found = o.ID, true
 		}
+		if o.Proposer == p.Proposer {
+			own++
+		}
 		return found || err != nil, err
 	})
+	if err == nil && !found && own >= maxOpen {
+		err = fmt.Errorf("operator %q has %d open proposals: wait until some are decided", p.Proposer, own)
+	}
 	return id, found, err
 }
 
@@ -144,6 +155,9 @@ func (k *Keeper) Vote(ctx sdk.Context, m *pb.MsgVote) error {
 		}
 		return fmt.Errorf("proposal %d is %s", m.Id, p.Status)
 	}
+	if p.Expires <= ctx.BlockTime().Unix() {
+		return fmt.Errorf("proposal %d is %s", m.Id, bsn.ProposalExpired)
+	}
 	p.Votes[w.Name] = m.Yes
 	yes, no := 0, 0
 	for name := range voters {
@@ -158,7 +172,7 @@ func (k *Keeper) Vote(ctx sdk.Context, m *pb.MsgVote) error {
 	case 3*yes > 2*len(voters):
 		p.Status = bsn.ProposalPassed
 		if err := k.run(ctx, p.ID); err != nil {
-			p.Status, p.Reason = bsn.ProposalFailed, err.Error()
+			p.Status, p.Reason = bsn.ProposalFailed, record.Clip(err.Error(), maxReason)
 		}
 	case 3*(len(voters)-no) <= 2*len(voters):
 		p.Status, p.Reason = bsn.ProposalRejected, "more than two thirds can no longer be reached"
@@ -265,16 +279,28 @@ func effectName(typeURL string) string {
 // state is the module's genesis.
 type state struct {
 	Proposals map[string]bsn.Proposal `json:"proposals,omitempty"`
+	// Effects of the open proposals, encoded, by id.
+	Effects map[string][]byte `json:"effects,omitempty"`
 }
 
 func (k *Keeper) init(ctx sdk.Context, s state) error {
 	last := uint64(0)
-	for id := range s.Proposals {
+	for _, id := range record.SortedKeys(s.Proposals) {
 		n, err := strconv.ParseUint(id, 10, 64)
 		if err != nil {
 			return fmt.Errorf("proposal %q: %w", id, err)
 		}
 		last = max(last, n)
+		p := s.Proposals[id]
+		if p.Status != bsn.ProposalOpen {
+			continue
+		}
+		if err := k.effects.Set(ctx, id, s.Effects[id]); err != nil {
+			return err
+		}
+		if err := k.queue.Set(ctx, collections.Join(p.Expires, id)); err != nil {
+			return err
+		}
 	}
 	if last > 0 {
 		if err := k.nextID.Set(ctx, last); err != nil {
@@ -285,6 +311,12 @@ func (k *Keeper) init(ctx sdk.Context, s state) error {
 }
 
 func (k *Keeper) export(ctx sdk.Context) (s state, err error) {
-	s.Proposals, err = k.Proposals.Export(ctx)
-	return s, err
+	if s.Proposals, err = k.Proposals.Export(ctx); err != nil {
+		return s, err
+	}
+	s.Effects = map[string][]byte{}
+	return s, k.effects.Walk(ctx, nil, func(id string, effect []byte) (bool, error) {
+		s.Effects[id] = effect
+		return false, nil
+	})
 }

@@ -17,7 +17,6 @@ import (
 	"github.com/cosmos/cosmos-sdk/crypto/keys/secp256k1"
 	"github.com/cosmos/cosmos-sdk/types/bech32"
 	"github.com/ethereum/go-ethereum/crypto"
-	"github.com/google/renameio/v2"
 )
 
 // Prefix begins every ledger address.
@@ -64,10 +63,38 @@ func LoadOrNew(path string) (Key, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return Key{}, fmt.Errorf("make folder of key: %w", err)
 	}
-	if err := renameio.WriteFile(path, []byte(hex.EncodeToString(k.priv.Key)+"\n"), 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
+	if err := k.create(path); errors.Is(err, fs.ErrExist) {
+		return Load(path) // another process made it just now
+	} else if err != nil {
 		return Key{}, fmt.Errorf("write key: %w", err)
 	}
 	return k, nil
+}
+
+// create writes a key file, whole and once: an existing one is never replaced.
+func (k Key) create(path string) error {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, ".key-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if _, err := f.WriteString(hex.EncodeToString(k.priv.Key) + "\n"); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := os.Link(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync() // a key that signed must survive a power cut
 }
 
 // Public is the compressed public key, 33 bytes.

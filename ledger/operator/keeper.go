@@ -7,11 +7,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
 
 	"cosmossdk.io/collections"
 	corestore "cosmossdk.io/core/store"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/key"
 	"github.com/openbsn/bsn/ledger/record"
 	"github.com/openbsn/bsn/ledger/writer"
 )
@@ -113,19 +118,56 @@ func (k *Keeper) Check(ctx context.Context, a Admission) error {
 	if has, err := k.byConsensusKey.Has(ctx, fmt.Sprintf("%x", a.ConsensusKey)); err != nil || has {
 		return errors.Join(err, errors.New("another city has this consensus key"))
 	}
-	if len(a.NodeID) != nodeIDSize {
-		return fmt.Errorf("node id must have %d hex digits", nodeIDSize)
+	if len(a.NodeID) != nodeIDSize || strings.Trim(a.NodeID, "0123456789abcdef") != "" {
+		return fmt.Errorf("node id must have %d lower-case hex digits", nodeIDSize)
 	}
-	return checkURLs(a.API, a.Gateway, a.Peer)
+	if err := k.Cities.Each(ctx, "", func(_ string, c bsn.City) (bool, error) {
+		if c.NodeID == a.NodeID {
+			return false, fmt.Errorf("city %q has this node id", c.Name)
+		}
+		return true, nil
+	}); err != nil {
+		return err
+	}
+	// Who names an operator that the network knows must know its key: the votes are
+	// for the operator that the key belongs to.
+	o, err := k.Operators.Get(ctx, a.Operator)
+	if err == nil {
+		if address, err := key.Address(a.OperatorKey); err != nil || address != o.Address {
+			return fmt.Errorf("operator %q has another key", a.Operator)
+		}
+	} else if !errors.Is(err, bsn.ErrNoRecord) {
+		return err
+	}
+	return checkAddresses(a.API, a.Gateway, a.Peer)
 }
 
-func checkURLs(urls ...string) error {
-	for _, u := range urls {
-		if len(u) > maxURL {
-			return fmt.Errorf("address of %d bytes: the most is %d", len(u), maxURL)
+// checkAddresses looks at where a city says that it is reached: other cities and
+// people's programs connect there. What is empty is not looked at.
+func checkAddresses(api, gateway, peer string) error {
+	for _, text := range []string{api, gateway} {
+		u, err := url.Parse(text)
+		if text != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || text != u.Scheme+"://"+u.Host || !hostPort(u.Host, u.Port())) {
+			return fmt.Errorf("addresses of API and gateway must be http or https and a host, such as https://paris.example.org:7700, of at most %d bytes", maxURL)
 		}
 	}
+	_, port, err := net.SplitHostPort(peer)
+	if peer != "" && (err != nil || port == "" || !hostPort(peer, port)) {
+		return fmt.Errorf("address for ledger peers must be host:port, such as paris.example.org:26656, and at most %d bytes", maxURL)
+	}
 	return nil
+}
+
+// hostPort tells whether a text can be a host's name or IP address, with a port if
+// that is not empty.
+func hostPort(text, port string) bool {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-.:[]"
+	if port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return false
+		}
+	}
+	return text != "" && text[0] != ':' && len(text) < maxURL && strings.Trim(text, letters) == ""
 }
 
 // Admit makes the city, and its operator if that is new, part of the network.
@@ -158,11 +200,11 @@ func (k *Keeper) Admit(ctx context.Context, a Admission, height int64) (bsn.City
 	if index > bsn.MaxCities {
 		return bsn.City{}, fmt.Errorf("the network has its %d cities", bsn.MaxCities)
 	}
-	net, err := k.Net(ctx)
+	number, err := k.Net(ctx)
 	if err != nil {
 		return bsn.City{}, fmt.Errorf("read net: %w", err)
 	}
-	home := net.Addr(index, bsn.ServiceCity)
+	home := number.Addr(index, bsn.ServiceCity)
 	c := bsn.City{
 		Name: a.City, Operator: a.Operator, Index: index, Address: address,
 		ConsensusKey: a.ConsensusKey, NodeID: a.NodeID, Status: bsn.CityAdmitted,

@@ -71,7 +71,7 @@ func (s server) UpdateCity(ctx context.Context, m *pb.MsgUpdateCity) (*pb.MsgUpd
 	if err != nil {
 		return nil, err
 	}
-	if err := checkURLs(m.Api, m.Gateway, m.Peer); err != nil {
+	if err := checkAddresses(m.Api, m.Gateway, m.Peer); err != nil {
 		return nil, err
 	}
 	c.API, c.Gateway, c.Peer = or(m.Api, c.API), or(m.Gateway, c.Gateway), or(m.Peer, c.Peer)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"cosmossdk.io/collections/codec"
 )
@@ -25,6 +26,12 @@ func (c jsonCodec[T]) DecodeJSON(b []byte) (T, error) { return c.Decode(b) }
 func (jsonCodec[T]) Stringify(v T) string { return fmt.Sprintf("%+v", v) }
 
 func (jsonCodec[T]) ValueType() string { return "json" }
+
+// Clip shortens a text from outside to max bytes of valid UTF-8, so that it is
+// stored as it is compared: JSON would replace a rune that was cut in two.
+func Clip(s string, max int) string {
+	return strings.ToValidUTF8(s[:min(len(s), max)], "")
+}
 
 // SortedKeys returns the keys of a map in order: state must be written in the same
 // order everywhere.

@@ -23,6 +23,13 @@ import (
 // kind, id and record.
 const EventType = "bsn.record"
 
+// MaxRecord is the most bytes of a record in JSON: every change of a record
+// stores and emits the whole of it.
+const MaxRecord = 256 << 10
+
+// maxPage is the most bytes of a page, but for its last record.
+const maxPage = 4 << 20
+
 // Table holds the records of one kind by id.
 type Table[T any] struct {
 	kind bsn.Kind
@@ -46,14 +53,17 @@ func (t Table[T]) Get(ctx context.Context, id string) (T, error) {
 // Has tells whether there is a record of this id.
 func (t Table[T]) Has(ctx context.Context, id string) (bool, error) { return t.m.Has(ctx, id) }
 
-// Set stores a record and emits it.
+// Set stores a record of at most [MaxRecord] bytes and emits it.
 func (t Table[T]) Set(ctx context.Context, id string, v T) error {
-	if err := t.m.Set(ctx, id, v); err != nil {
-		return fmt.Errorf("store %s %q: %w", t.kind, id, err)
-	}
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode %s %q: %w", t.kind, id, err)
+	}
+	if len(b) > MaxRecord {
+		return fmt.Errorf("%s %q would have %d bytes: the most is %d", t.kind, id, len(b), MaxRecord)
+	}
+	if err := t.m.Set(ctx, id, v); err != nil {
+		return fmt.Errorf("store %s %q: %w", t.kind, id, err)
 	}
 	sdk.UnwrapSDKContext(ctx).EventManager().EmitEvent(sdk.NewEvent(EventType,
 		sdk.NewAttribute("kind", string(t.kind)), sdk.NewAttribute("id", id), sdk.NewAttribute("record", string(b))))
@@ -96,13 +106,16 @@ func (t Table[T]) Read(ctx context.Context, id string) (json.RawMessage, error) 
 	return json.Marshal(v)
 }
 
-// Page returns up to limit records with ids after the given one.
+// Page returns up to limit records with ids after the given one, and fewer where
+// they are large: it has come to the end only when it returns none.
 func (t Table[T]) Page(ctx context.Context, after string, limit int) ([]bsn.Change, error) {
 	var out []bsn.Change
+	size := 0
 	err := t.Each(ctx, after, func(id string, v T) (bool, error) {
 		b, err := json.Marshal(v)
 		out = append(out, bsn.Change{Kind: t.kind, ID: id, Record: b})
-		return len(out) < limit, err
+		size += len(b)
+		return len(out) < limit && size < maxPage, err
 	})
 	return out, err
 }
@@ -125,6 +138,18 @@ func (t Table[T]) Import(ctx context.Context, in map[string]T) error {
 		}
 	}
 	return nil
+}
+
+// Count adds one to the number of what an owner has, of which there may be max.
+func Count(ctx context.Context, counts collections.Map[string, uint64], owner string, max uint64) error {
+	n, err := counts.Get(ctx, owner)
+	if err != nil && !errors.Is(err, collections.ErrNotFound) {
+		return fmt.Errorf("count: %w", err)
+	}
+	if n >= max {
+		return fmt.Errorf("there are %d: the most is %d", n, max)
+	}
+	return counts.Set(ctx, owner, n+1)
 }
 
 // Reader is a table without its type, for queries.

@@ -9,25 +9,33 @@ import (
 	authsigning "github.com/cosmos/cosmos-sdk/x/auth/signing"
 )
 
-// MaxMessages is the most messages that one transaction may carry.
-const MaxMessages = 200
+const (
+	// maxMessages is the most messages that one transaction may carry.
+	maxMessages = 200
+	// maxGas bounds the state that one transaction reads and writes, in the SDK's
+	// units: some 3 MB written.
+	maxGas = 100_000_000
+	// writeBytes and writeGas are what one write may bring and use up. Who needs
+	// more is charged for several.
+	writeBytes = 4 << 10
+	writeGas   = 200_000
+)
 
-// Admit is the first decorator: no gas is counted, since writes have an
-// allowance and transactions a size, and one transaction has one signer, who is
-// registered.
+// Admit is the first decorator: nobody pays for gas, since writes have an
+// allowance, but a transaction has a bound. It has one signer, who is registered.
 type Admit struct{ Keeper *Keeper }
 
 // AnteHandle implements sdk.AnteDecorator.
 func (d Admit) AnteHandle(ctx sdk.Context, tx sdk.Tx, simulate bool, next sdk.AnteHandler) (sdk.Context, error) {
-	ctx = ctx.WithGasMeter(storetypes.NewInfiniteGasMeter())
+	ctx = ctx.WithGasMeter(storetypes.NewGasMeter(maxGas))
 	if ctx.IsCheckTx() && ctx.BlockHeight() == 0 {
 		// A node that was restarted does not know the ledger's height and time until
 		// the next block, and takes itself to be at genesis, where signatures are
 		// checked otherwise. Blocks judge the transaction by theirs.
 		ctx = ctx.WithBlockHeight(1).WithBlockTime(time.Now().UTC())
 	}
-	if n := len(tx.GetMsgs()); n > MaxMessages {
-		return ctx, fmt.Errorf("transaction carries %d messages: the most is %d", n, MaxMessages)
+	if n := len(tx.GetMsgs()); n > maxMessages {
+		return ctx, fmt.Errorf("transaction carries %d messages: the most is %d", n, maxMessages)
 	}
 	address, err := signer(tx)
 	if err != nil {
@@ -39,24 +47,49 @@ func (d Admit) AnteHandle(ctx sdk.Context, tx sdk.Tx, simulate bool, next sdk.An
 	return next(ctx, tx, simulate)
 }
 
-// Charge comes after the signature has been checked, so that nobody uses up
-// somebody else's allowance.
+// Charge counts a transaction's messages, or its size if that is more. It comes
+// after the signature has been checked, so that nobody uses up somebody else's
+// allowance. Settle counts the rest once it is known.
 type Charge struct{ Keeper *Keeper }
 
 // AnteHandle implements sdk.AnteDecorator.
 func (d Charge) AnteHandle(ctx sdk.Context, tx sdk.Tx, simulate bool, next sdk.AnteHandler) (sdk.Context, error) {
-	address, err := signer(tx)
-	if err != nil {
-		return ctx, err
-	}
-	w, err := d.Keeper.Lookup(ctx, address)
-	if err != nil {
-		return ctx, err
-	}
-	if err := d.Keeper.Spend(ctx, w, len(tx.GetMsgs())); err != nil {
+	if err := d.Keeper.charge(ctx, tx, brought(ctx, tx)); err != nil {
 		return ctx, err
 	}
 	return next(ctx, tx, simulate)
+}
+
+// Settle comes after the messages: it charges for what they did to the state
+// beyond what Charge took them for, so that small messages that rewrite large
+// records use up the allowance too.
+type Settle struct{ Keeper *Keeper }
+
+// PostHandle implements sdk.PostDecorator.
+func (d Settle) PostHandle(ctx sdk.Context, tx sdk.Tx, simulate, success bool, next sdk.PostHandler) (sdk.Context, error) {
+	if more := int(ctx.GasMeter().GasConsumed()/writeGas) - brought(ctx, tx); success && more > 0 {
+		if err := d.Keeper.charge(ctx, tx, more); err != nil {
+			return ctx, err
+		}
+	}
+	return next(ctx, tx, simulate, success)
+}
+
+// brought is the number of writes that a transaction is taken for by its looks.
+func brought(ctx sdk.Context, tx sdk.Tx) int {
+	return max(len(tx.GetMsgs()), len(ctx.TxBytes())/writeBytes)
+}
+
+func (k *Keeper) charge(ctx sdk.Context, tx sdk.Tx, writes int) error {
+	address, err := signer(tx)
+	if err != nil {
+		return err
+	}
+	w, err := k.Lookup(ctx, address)
+	if err != nil {
+		return err
+	}
+	return k.Spend(ctx, w, writes)
 }
 
 func signer(tx sdk.Tx) (string, error) {

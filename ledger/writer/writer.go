@@ -13,6 +13,7 @@ import (
 	"github.com/cosmos/cosmos-sdk/crypto/keys/secp256k1"
 	sdk "github.com/cosmos/cosmos-sdk/types"
 	authkeeper "github.com/cosmos/cosmos-sdk/x/auth/keeper"
+	"github.com/ethereum/go-ethereum/crypto"
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/ledger/record"
@@ -40,7 +41,8 @@ type Writer struct {
 	Parent string `json:"parent,omitempty"`
 }
 
-// Allowance is the number of writes (messages) per hour for one writer of a kind.
+// Allowance is the number of writes per hour for one writer of a kind. A message
+// is one write, or several if it is large or changes much.
 type Allowance map[bsn.Kind]int
 
 // DefaultAllowance is used where a genesis names none.
@@ -81,6 +83,8 @@ func (k *Keeper) Register(ctx context.Context, key []byte, w Writer) (address st
 	address = acc.String()
 	if old, err := k.writers.Get(ctx, address); err == nil {
 		return "", fmt.Errorf("this key already belongs to %s %q", old.Kind, old.Name)
+	} else if !errors.Is(err, collections.ErrNotFound) {
+		return "", fmt.Errorf("read writer: %w", err)
 	}
 	if k.auth.GetAccount(ctx, acc) == nil {
 		a := k.auth.NewAccountWithAddress(ctx, acc)
@@ -149,7 +153,9 @@ func (k *Keeper) spend(ctx context.Context, limits Allowance, kind bsn.Kind, nam
 
 // CheckKey tells whether b is a compressed secp256k1 public key.
 func CheckKey(b []byte) error {
-	if len(b) != secp256k1.PubKeySize || b[0] != 2 && b[0] != 3 {
+	// The library's own error differs with how it was built, and errors of effects
+	// are part of the state.
+	if _, err := crypto.DecompressPubkey(b); err != nil {
 		return fmt.Errorf("key must be a compressed secp256k1 public key of %d bytes", secp256k1.PubKeySize)
 	}
 	return nil
