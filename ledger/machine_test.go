@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"sync"
 	"time"
 
 	abci "github.com/cometbft/cometbft/abci/types"
@@ -107,6 +108,41 @@ func settle(t tester, n int, allowance Allowance) *machine {
 	m.write(t, m.portal, RegisterAccount("alice", seed("alice").Public()), RegisterAccount("bob", seed("bob").Public()))
 	return m
 }
+
+// running makes a network of four operators with a running chain, a1. It is made
+// once and copied.
+func running(t tester) *machine {
+	t.Helper()
+	foundOnce.Do(func() {
+		m := settle(t, 4, nil)
+		m.pass(t, OpenChain(bsn.Chain{
+			Name: "a1", Kind: bsn.ChainOpen, Framework: "kaia", NetworkID: 9, Deploy: bsn.DeployAccounts,
+			Committee: []string{"city-0", "city-1", "city-2", "city-3"},
+		}))
+		for _, c := range m.cities {
+			m.write(t, c, PostNode("a1", map[string]string{"node": "key"}))
+		}
+		for _, c := range m.cities {
+			m.write(t, c, ProposeGenesis("a1", fmt.Sprintf("%064x", 1)))
+		}
+		foundMachine, foundGenesis = m, m.export(t)
+	})
+	m := *foundMachine
+	m.restart(t, foundGenesis)
+	m.portal = m.client(t, "portal")
+	m.operators, m.cities = nil, nil
+	for i := range 4 {
+		m.operators = append(m.operators, m.client(t, fmt.Sprintf("op%d", i)))
+		m.cities = append(m.cities, m.client(t, fmt.Sprintf("city%d", i)))
+	}
+	return &m
+}
+
+var (
+	foundOnce    sync.Once
+	foundMachine *machine
+	foundGenesis []byte
+)
 
 // client writes with the key of a seed, at the machine's time.
 func (m *machine) client(t tester, name string) *Client {
