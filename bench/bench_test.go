@@ -118,10 +118,10 @@ func TestProcess(t *testing.T) {
 	if after, _, err := stat(os.Getpid()); err != nil || after <= before {
 		t.Errorf("processor time went from %v to %v, %v", before, after, err)
 	}
-	if m, err := rss(os.Getpid()); err != nil || m < 1 || m > 10_000 {
-		t.Errorf("memory is %v MiB, %v", m, err)
+	if all, own, err := memory(os.Getpid()); err != nil || own < 1 || all < own || all > 10_000 {
+		t.Errorf("memory is %v MiB, %v of them its own, %v", all, own, err)
 	}
-	if _, err := rss(1 << 30); err == nil {
+	if _, _, err := memory(1 << 30); err == nil {
 		t.Error("memory of no process")
 	}
 }

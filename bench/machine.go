@@ -130,14 +130,18 @@ func stat(pid int) (cpu float64, started time.Time, err error) {
 	return (n[0] + n[1]) / ticks, time.Now().Add(-age), nil
 }
 
-// rss is a process's resident memory in MiB.
-func rss(pid int) (float64, error) {
-	text := field(fmt.Sprintf("/proc/%d/smaps_rollup", pid), "Rss")
-	kib, err := strconv.ParseFloat(strings.TrimSuffix(text, " kB"), 64)
-	if err != nil {
-		return 0, fmt.Errorf("read memory of process %d: %w", pid, err)
+// memory is what a process holds in memory, in MiB: all of it, and of that what is
+// not the program's file, which processes of the same program share.
+func memory(pid int) (resident, own float64, err error) {
+	for name, value := range map[string]*float64{"Rss": &resident, "Anonymous": &own} {
+		text := field(fmt.Sprintf("/proc/%d/smaps_rollup", pid), name)
+		kib, err := strconv.ParseFloat(strings.TrimSuffix(text, " kB"), 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("read memory of process %d: %w", pid, err)
+		}
+		*value = kib / 1024
 	}
-	return kib / 1024, nil
+	return resident, own, nil
 }
 
 // folderMiB is the sum of the sizes of all files in a folder, in which files may

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -182,73 +184,98 @@ func (l *local) started(ctx context.Context, id string) (first time.Time, err er
 	return first, nil
 }
 
+// kind is a kind of process that every city runs.
+type kind struct {
+	id, rss, cpu, about string
+	pids                map[string]int     // by city
+	before              map[string]float64 // processor seconds
+}
+
 // idle measures what a network costs that nobody uses.
 func idle(ctx context.Context, o options, l *local, r *report) error {
 	if err := sleep(ctx, settle, "let the network settle"); err != nil {
 		return err
 	}
-	kinds := []struct {
-		id, rss, cpu string
-		about        string
-		pids         map[string]int
-		before       map[string]float64
-	}{
+	kinds := []kind{
 		{id: "daemon", rss: "city.rss.mib", cpu: "ledger.idle.cpu_percent", about: "city daemon, ledger included"},
 		{id: "gateway", rss: "gateway.rss.mib", cpu: "gateway.idle.cpu_percent", about: "gateway"},
-		{id: kaiaNode, rss: "kaia.node.rss.mib", cpu: "kaia.node.idle.cpu_percent", about: "Kaia node, one empty block a second"},
+		{id: kaiaNode, rss: "kaia.node.rss.mib", cpu: "kaia.node.idle.cpu_percent", about: "Kaia node, an empty block a second"},
 	}
-	sizes := map[string]float64{}
 	for i := range kinds {
-		k := &kinds[i]
-		var err error
-		if k.pids, err = l.processes(ctx, k.id); err != nil {
+		if err := kinds[i].begin(ctx, l); err != nil {
 			return err
-		}
-		k.before = map[string]float64{}
-		for name, pid := range k.pids {
-			if k.before[name], _, err = stat(pid); err != nil {
-				return err
-			}
 		}
 	}
-	for _, name := range cities {
-		var err error
-		if sizes[name], err = folderMiB(l.ledgerData(name)); err != nil {
-			return err
-		}
+	sizes, err := l.ledgerSizes()
+	if err != nil {
+		return err
 	}
 	start := time.Now()
 	if err := sleep(ctx, o.idle, "watch the idle network"); err != nil {
 		return err
 	}
 	span := time.Since(start)
+	now, err := l.ledgerSizes()
+	if err != nil {
+		return err
+	}
+	for _, k := range kinds {
+		if err := k.end(span, r); err != nil {
+			return err
+		}
+	}
+	perDay := float64(24*time.Hour) / float64(span)
 	var growth []float64
-	for _, name := range cities {
-		size, err := folderMiB(l.ledgerData(name))
+	parts := map[string]float64{}
+	for name := range now {
+		sum := 0.0
+		for part, size := range now[name] {
+			grown := (size - sizes[name][part]) * perDay
+			sum += grown
+			parts[part] += grown / float64(len(now))
+		}
+		growth = append(growth, sum)
+	}
+	note := fmt.Sprintf("growth of a city's ledger data before compaction, watched for %s; median of %s;", span.Round(time.Second), list(growth))
+	for _, part := range slices.Sorted(maps.Keys(parts)) {
+		if parts[part] > 0.1 {
+			note += fmt.Sprintf(" %s %.1f", part, parts[part])
+		}
+	}
+	r.add("ledger.idle.mib_per_day", median(growth), "MiB/day", versus{}, "%s", note)
+	return nil
+}
+
+func (k *kind) begin(ctx context.Context, l *local) (err error) {
+	if k.pids, err = l.processes(ctx, k.id); err != nil {
+		return err
+	}
+	k.before = map[string]float64{}
+	for name, pid := range k.pids {
+		if k.before[name], _, err = stat(pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *kind) end(span time.Duration, r *report) error {
+	var cpu, resident, own []float64
+	for name, pid := range k.pids {
+		used, _, err := stat(pid)
 		if err != nil {
 			return err
 		}
-		growth = append(growth, (size-sizes[name])*float64(24*time.Hour)/float64(span))
-	}
-	for _, k := range kinds {
-		var cpu, memory []float64
-		for name, pid := range k.pids {
-			used, _, err := stat(pid)
-			if err != nil {
-				return err
-			}
-			cpu = append(cpu, 100*(used-k.before[name])/span.Seconds())
-			m, err := rss(pid)
-			if err != nil {
-				return err
-			}
-			memory = append(memory, m)
+		all, of, err := memory(pid)
+		if err != nil {
+			return err
 		}
-		r.add(k.rss, median(memory), "MiB", versus{}, "resident memory of a %s after %s idle; median of %s", k.about, span.Round(time.Second), list(memory))
-		r.add(k.cpu, median(cpu), "% of a core", versus{}, "%s, over %s; median of %s", k.about, span.Round(time.Second), list(cpu))
+		cpu = append(cpu, 100*(used-k.before[name])/span.Seconds())
+		resident, own = append(resident, all), append(own, of)
 	}
-	r.add("ledger.idle.mib_per_day", median(growth), "MiB/day", versus{},
-		"growth of a city's ledger data, watched for %s; median of %s", span.Round(time.Second), list(growth))
+	r.add(k.rss, median(resident), "MiB", versus{}, "resident memory of a %s after %s idle, of which %.0f MiB are not the program itself; median of %s",
+		k.about, span.Round(time.Second), median(own), list(resident))
+	r.add(k.cpu, median(cpu), "% of a core", versus{}, "%s, over %s; median of %s", k.about, span.Round(time.Second), list(cpu))
 	return nil
 }
 
@@ -269,6 +296,21 @@ func (l *local) processes(ctx context.Context, id string) (pids map[string]int, 
 	return pids, nil
 }
 
-func (l *local) ledgerData(name string) string {
-	return filepath.Join(l.city(name).Dir(), "ledger", "data")
+// ledgerSizes are the MiB that each part of the ledger's data has, by city.
+func (l *local) ledgerSizes() (map[string]map[string]float64, error) {
+	sizes := map[string]map[string]float64{}
+	for _, name := range cities {
+		folder := filepath.Join(l.city(name).Dir(), "ledger", "data")
+		entries, err := os.ReadDir(folder)
+		if err != nil {
+			return nil, fmt.Errorf("measure ledger: %w", err)
+		}
+		sizes[name] = map[string]float64{}
+		for _, e := range entries {
+			if sizes[name][e.Name()], err = folderMiB(filepath.Join(folder, e.Name())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return sizes, nil
 }

@@ -26,8 +26,8 @@ func TestSameBlocksGiveSameState(t *testing.T) {
 		for range rapid.IntRange(1, 40).Draw(t, "blocks") {
 			var txs [][]byte
 			for range rapid.IntRange(0, 3).Draw(t, "txs") {
-				by, messages := anyWrite(t, m)
-				tx, err := by.Sign(context.Background(), messages...)
+				by, message := anyWrite(t, m)
+				tx, err := by.Sign(context.Background(), message)
 				if err != nil {
 					t.Fatalf("%v", err)
 				}
@@ -88,8 +88,8 @@ func TestExportedGenesisGivesTheSameNetwork(t *testing.T) {
 		open := m.write(t, m.operators[0], Propose("left open", RegisterPortal("later", seed("later").Public(), ""))).Proposal()
 		m.write(t, m.operators[1], Vote(open, true))
 		for range rapid.IntRange(0, 40).Draw(t, "writes") {
-			by, messages := anyWrite(t, m)
-			by.Write(context.Background(), messages...) // refused or not
+			by, message := anyWrite(t, m)
+			by.Write(context.Background(), message) // refused or not
 		}
 		before := m.records(t)
 		m.restart(t, m.export(t))
@@ -271,28 +271,4 @@ func (m *machine) checkTx(tx []byte) (uint32, error) {
 		return 0, err
 	}
 	return res.Code, nil
-}
-
-func TestStats(t *testing.T) {
-	stat := map[string][2]int{}
-	rapid.Check(t, func(t *rapid.T) {
-		m := running(t)
-		for range 40 {
-			by, messages := anyWrite(t, m)
-			_, err := by.Write(context.Background(), messages...)
-			x, _ := messages[0].build("x")
-			k := fmt.Sprintf("%T", x)
-			s := stat[k]
-			s[0]++
-			if err == nil {
-				s[1]++
-			} else if rapid.IntRange(0, 30).Draw(t, "z") == 0 {
-				fmt.Println(k, err)
-			}
-			stat[k] = s
-		}
-	})
-	for k, v := range stat {
-		fmt.Println(k, v)
-	}
 }

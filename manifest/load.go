@@ -214,8 +214,8 @@ func (m Manifest) checkRoles() error {
 			return fmt.Errorf("%s.functions: %d are more than %d", at, len(r.Functions), maxList)
 		}
 		for _, f := range r.Functions {
-			if !functionName.MatchString(f) {
-				return fmt.Errorf("%s.functions: %q is neither a function's name nor its signature, as in transfer(address,uint256)", at, f)
+			if f != "*" && !functionName.MatchString(f) {
+				return fmt.Errorf("%s.functions: %q is neither a function's name, nor its signature as in transfer(address,uint256), nor *", at, f)
 			}
 		}
 	}

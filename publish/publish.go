@@ -98,6 +98,11 @@ func (p Publisher) Publish(ctx context.Context, dir string, o Options) (Result, 
 
 	p.Report(fmt.Sprintf("version %d: wait for %s to accept", number, strings.Join(m.Cities, ", ")))
 	v, err := p.wait(ctx, m.Name, number, bsn.PlacementAccepted)
+	if errors.Is(err, ErrRefused) {
+		// Nothing is deployed yet: the cities that accepted need not keep it.
+		_, undo := client.Write(ctx, ledger.WithdrawApp(m.Name, number))
+		return Result{}, errors.Join(err, undo)
+	}
 	if err != nil {
 		return Result{}, err
 	}
@@ -234,11 +239,14 @@ func behind(v bsn.Version, status bsn.PlacementStatus) string {
 	return strings.Join(out, ", ")
 }
 
+// ErrRefused is wrapped where a chosen city does not take the app.
+var ErrRefused = errors.New("refuses the app")
+
 func refusals(v bsn.Version) error {
 	var errs []error
 	for _, city := range slices.Sorted(maps.Keys(v.Placements)) {
 		if p := v.Placements[city]; p.Status == bsn.PlacementRefused {
-			errs = append(errs, fmt.Errorf("city %q refuses the app: %s", city, p.Reason))
+			errs = append(errs, fmt.Errorf("city %q %w: %s", city, ErrRefused, p.Reason))
 		}
 	}
 	if len(errs) > 0 {

@@ -137,7 +137,8 @@ func state(revoked bool) string {
 }
 
 func projectSet(s *session, use, short string) *cobra.Command {
-	var p bsn.Project
+	var rate int
+	var deployers []string
 	c := &cobra.Command{
 		Use: use + " NAME", Short: short, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -145,19 +146,38 @@ func projectSet(s *session, use, short string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			p.Name = args[0]
-			if p.Limits.RequestsPerSecond < 0 {
+			if rate < 0 {
 				return errors.New("requests per second must not be negative")
+			}
+			l, err := s.reader()
+			if err != nil {
+				return err
+			}
+			id := bsn.ID(name, args[0])
+			p, err := read[bsn.Project](cmd.Context(), l, bsn.KindProject, id)
+			known := err == nil
+			if err != nil && (!errors.Is(err, bsn.ErrNoRecord) || use == "set") {
+				return err
+			}
+			p.Name = args[0]
+			if cmd.Flags().Changed("rate") {
+				p.Limits.RequestsPerSecond = rate
+			}
+			if cmd.Flags().Changed("deployer") {
+				p.Deployers = deployers
 			}
 			if _, err := s.write(cmd.Context(), k, ledger.SetProject(p)); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "project %s\nnext: bsn key create --project %s --city CITY\n", bsn.ID(name, p.Name), p.Name)
+			fmt.Fprintf(cmd.OutOrStdout(), "project %s\n", id)
+			if !known {
+				fmt.Fprintf(cmd.OutOrStdout(), "next: bsn key create --project %s --city CITY\n", p.Name)
+			}
 			return nil
 		},
 	}
-	c.Flags().IntVar(&p.Limits.RequestsPerSecond, "rate", 0, "requests per second at each gateway, averaged over ten seconds (default: the gateway's)")
-	c.Flags().StringSliceVar(&p.Deployers, "deployer", nil, "an Ethereum address, beside the account's own, that may create contracts")
+	c.Flags().IntVar(&rate, "rate", 0, "requests per second at each gateway, averaged over ten seconds (default: the gateway's)")
+	c.Flags().StringSliceVar(&deployers, "deployer", nil, "all Ethereum addresses, beside the account's own, that may create contracts")
 	return c
 }
 
@@ -298,13 +318,21 @@ func contextCommand(s *session) *cobra.Command {
 		fmt.Fprintln(w)
 		return table(w, "CITY API GATEWAY KEY", rows)
 	}
+	c.AddCommand(contextSet(s))
+	return c
+}
+
+func contextSet(s *session) *cobra.Command {
 	var set cliContext
-	var api, gateway string
-	setCmd := &cobra.Command{
+	var address cityAddress
+	c := &cobra.Command{
 		Use: "set", Short: "choose account, project and city, or name a city of another network", Args: cobra.NoArgs,
 		Example: `  bsn context set --account alice --project web
-  bsn context set --network bsn-main --city paris --api https://…`,
+  bsn context set --network bsn-main --city paris --api https://… --gateway https://…`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if set.Account != "" && set.Account != s.ctx.Account {
+				s.ctx.Project = "" // another account's project is not meant
+			}
 			for _, f := range []struct{ from, to *string }{
 				{&set.Network, &s.ctx.Network}, {&set.Account, &s.ctx.Account}, {&set.Project, &s.ctx.Project}, {&set.City, &s.ctx.City},
 			} {
@@ -312,25 +340,39 @@ func contextCommand(s *session) *cobra.Command {
 					*f.to = *f.from
 				}
 			}
-			if api != "" {
+			if address != (cityAddress{}) {
 				if set.City == "" {
-					return errors.New("--api goes with --city: whose API is it?")
+					return errors.New("--api and --gateway go with --city: whose are they?")
 				}
 				if s.ctx.Cities == nil {
 					s.ctx.Cities = map[string]cityAddress{}
 				}
-				s.ctx.Cities[set.City] = cityAddress{API: api, Gateway: gateway}
+				known := s.ctx.Cities[set.City]
+				s.ctx.Cities[set.City] = cityAddress{API: or(address.API, known.API), Gateway: or(address.Gateway, known.Gateway)}
 			}
-			return s.saveContext()
+			if _, ok := s.ctx.Cities[s.ctx.City]; s.ctx.City != "" && !ok {
+				return fmt.Errorf("city %q is not known here: say where with --api and --gateway", s.ctx.City)
+			}
+			if err := s.saveContext(); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "network %s, city %s, account %s, project %s\n", dash(s.ctx.Network), dash(s.ctx.City), dash(s.ctx.Account), dash(s.ctx.Project))
+			return nil
 		},
 	}
-	f := setCmd.Flags()
+	f := c.Flags()
 	f.StringVar(&set.Network, "network", "", "the network's name")
 	f.StringVar(&set.City, "city", "", "the city to talk to")
-	f.StringVar(&api, "api", "", "URL of that city's API")
-	f.StringVar(&gateway, "gateway", "", "URL of that city's gateway")
+	f.StringVar(&address.API, "api", "", "URL of that city's API")
+	f.StringVar(&address.Gateway, "gateway", "", "URL of that city's gateway")
 	f.StringVar(&set.Account, "account", "", "the account to act as")
 	f.StringVar(&set.Project, "project", "", "the project whose keys are used")
-	c.AddCommand(setCmd)
 	return c
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
 }

@@ -126,7 +126,13 @@ func (s *session) at(ctx context.Context, text, city string) (app bsn.App, v bsn
 		return app, v, city, nil
 	}
 	if latest, ok := app.Latest(); ok {
-		for _, city := range latest.Cities {
+		// One that the project has a key for, if there is one.
+		keyed := func(city string) bool { return s.ctx.Keys[s.project()][city] != "" }
+		cities := slices.Clone(latest.Cities)
+		if i := slices.IndexFunc(cities, keyed); i > 0 {
+			cities[0], cities[i] = cities[i], cities[0]
+		}
+		for _, city := range cities {
 			if v, ok := app.Serving(city, ref.version); ok {
 				return app, v, city, nil
 			}
@@ -237,7 +243,7 @@ func appQuery(s *session) *cobra.Command {
 				return err
 			}
 			var text string
-			if json.Unmarshal(answer.Result, &text) != nil {
+			if json.Unmarshal(answer.Result, &text) != nil || string(answer.Result) == "null" {
 				text = string(answer.Result)
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), text)

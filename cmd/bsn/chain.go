@@ -83,7 +83,7 @@ func chainShow(s *session) *cobra.Command {
 				return printJSON(cmd.OutOrStdout(), v)
 			}
 			w := cmd.OutOrStdout()
-			fmt.Fprintf(w, "%s chain %s   framework %s   id %d   %s\ncontracts are created by %s   genesis %s\n\n",
+			fmt.Fprintf(w, "%s chain %s   framework %s   id %d   %s\ncontracts may be created by %s   genesis %s\n\n",
 				v.Kind, v.Name, v.Framework, v.NetworkID, v.Status, v.Deploy, dash(v.Genesis))
 			return table(w, "CITY NODE GENESIS GATEWAY", v.rows())
 		}

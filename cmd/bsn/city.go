@@ -157,7 +157,10 @@ func cityStart(s *session) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h := city.Home{Root: s.root, Name: args[0]}
 			if detach {
-				return s.startDetached(cmd.Context(), h)
+				if err := s.startDetached(cmd.Context(), h); err != nil {
+					return err
+				}
+				return s.remember(h)
 			}
 			cfg, err := s.cityConfig(h)
 			if err != nil {

@@ -63,5 +63,21 @@ Try it on this machine:  bsn up`,
 	add("develop", appCommand(s), projectCommand(s), keyCommand(s), accountCommand(s), chainCommand(s), contextCommand(s))
 	add("operate", statusCommand(s), cityCommand(s), operatorCommand(s), proposalCommand(s), voteCommand(s), portalCommand(s), logsCommand(s), configCommand(s), softwareCommand(s))
 	root.AddCommand(gatewayCommand(s))
+	refuseUnknown(root)
 	return root
+}
+
+// refuseUnknown makes a mistyped subcommand an error; cobra does so at the root only.
+func refuseUnknown(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		refuseUnknown(sub)
+		if sub.HasSubCommands() && sub.RunE == nil {
+			sub.RunE = func(cmd *cobra.Command, args []string) error {
+				if len(args) > 0 {
+					return fmt.Errorf("unknown command %q: see `%s --help`", args[0], cmd.CommandPath())
+				}
+				return cmd.Help()
+			}
+		}
+	}
 }

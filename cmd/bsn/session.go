@@ -117,6 +117,34 @@ func (s *session) cityConfig(h city.Home) (config.Config, error) {
 	return config.Load(filepath.Join(s.root, "bsn.yaml"), h.Config())
 }
 
+// remember puts a city of this machine into the context.
+func (s *session) remember(h city.Home) error {
+	state, err := h.Load()
+	if err != nil {
+		return err
+	}
+	home := state.Net.Addr(state.Index, bsn.ServiceCity)
+	if s.ctx.Network != state.Network { // another network's context means nothing here
+		s.ctx = cliContext{Network: state.Network, City: h.Name}
+	}
+	if s.ctx.Cities == nil {
+		s.ctx.Cities = map[string]cityAddress{}
+	}
+	cfg, err := s.cityConfig(h)
+	if err != nil {
+		return err
+	}
+	a := cityAddress{API: "http://" + bsn.HostPort(home, bsn.PortAPI), Gateway: "http://" + bsn.HostPort(home, bsn.PortGateway)}
+	if cfg.City.API != "" {
+		a.API = "http://" + cfg.City.API
+	}
+	if l := cfg.Gateway.Addresses(); len(l) > 0 {
+		a.Gateway = "http://" + l[0]
+	}
+	s.ctx.Cities[h.Name] = a
+	return s.saveContext()
+}
+
 // errNoNetwork says how to get one.
 var errNoNetwork = errors.New("no network is known here: start one with `bsn up`, or name a city with `bsn context set --network NAME --city NAME --api URL`")
 

@@ -190,7 +190,7 @@ func (st *networkStatus) ledger(operators []bsn.Operator, answers []*cityv1.Stat
 	}
 	st.Ledger.Tolerates = (st.Ledger.Operators - 1) / 3
 	if st.Ledger.Tolerates == 0 {
-		st.Warnings = append(st.Warnings, fmt.Sprintf("with %d operators the ledger tolerates no fault: it takes four to tolerate one", st.Ledger.Operators))
+		st.Warnings = append(st.Warnings, fmt.Sprintf("the ledger tolerates no fault with fewer than four operators; there are %d", st.Ledger.Operators))
 	}
 	if st.Ledger.Halted {
 		st.Warnings = append(st.Warnings, "the ledger is halted: more than two thirds of the operators must run")

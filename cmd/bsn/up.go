@@ -188,34 +188,6 @@ func (u *upNetwork) found(h city.Home) error {
 	return h.Found(h.Name, demoNetwork, bsn.Net(u.net), allowance)
 }
 
-// remember puts a city of this machine into the context.
-func (u *upNetwork) remember(h city.Home) error {
-	state, err := h.Load()
-	if err != nil {
-		return err
-	}
-	home := state.Net.Addr(state.Index, bsn.ServiceCity)
-	if u.ctx.Network != state.Network { // another network's context means nothing here
-		u.ctx = cliContext{Network: state.Network, City: h.Name}
-	}
-	if u.ctx.Cities == nil {
-		u.ctx.Cities = map[string]cityAddress{}
-	}
-	cfg, err := u.cityConfig(h)
-	if err != nil {
-		return err
-	}
-	a := cityAddress{API: "http://" + bsn.HostPort(home, bsn.PortAPI), Gateway: "http://" + bsn.HostPort(home, bsn.PortGateway)}
-	if cfg.City.API != "" {
-		a.API = "http://" + cfg.City.API
-	}
-	if l := cfg.Gateway.Addresses(); len(l) > 0 {
-		a.Gateway = "http://" + l[0]
-	}
-	u.ctx.Cities[h.Name] = a
-	return u.saveContext()
-}
-
 // joinOthers brings the other cities in: each applies with an invitation, the
 // operators vote, each starts.
 func (u *upNetwork) joinOthers(ctx context.Context, first city.Home) error {

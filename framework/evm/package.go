@@ -50,6 +50,9 @@ type document struct {
 
 // encode writes a package; the same contracts always give the same bytes.
 func encode(m manifest.Manifest, contracts []Contract) ([]byte, error) {
+	// Where and for whom an app is served is for the ledger to say: the same
+	// contracts in another city are the same package.
+	m.Chain, m.Cities, m.Roles, m.Limits = "", nil, nil, bsn.Limits{}
 	pkg, err := json.Marshal(document{Format: Format, Manifest: m, Contracts: contracts})
 	if err != nil {
 		return nil, fmt.Errorf("encode package: %w", err)

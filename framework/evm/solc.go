@@ -108,6 +108,9 @@ func compile(ctx context.Context, dir string, sources []string, out io.Writer) (
 	answer, said := &bounded{limit: maxCompiled}, &bounded{limit: 64 << 10}
 	cmd.Stdout, cmd.Stderr = answer, said
 	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return compilation{}, fmt.Errorf("compile: %w", ctx.Err())
+		}
 		return compilation{}, fmt.Errorf("run solc: %w: %s", err, strings.TrimSpace(said.String()))
 	}
 	if answer.over {

@@ -77,8 +77,13 @@ func (k *Keeper) Publish(ctx context.Context, m *pb.MsgPublish) (int, error) {
 	} else if err != nil {
 		return 0, err
 	}
-	if old, ok := a.Latest(); ok && same(old, v) {
-		return old.Number, nil
+	if old, ok := a.Latest(); ok {
+		if same(old, v) {
+			return old.Number, nil
+		}
+		if old.Artifact == v.Artifact && old.Chain == v.Chain {
+			v.Contracts = old.Contracts // other cities, roles or limits for what is there
+		}
 	}
 	if len(a.Versions) >= maxVersions {
 		return 0, fmt.Errorf("app %q has had its %d versions", a.ID(), maxVersions)
