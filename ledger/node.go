@@ -188,7 +188,7 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 	n.peers = slices.Clone(c.Peers)
 	n.comet, err = node.NewNode(cfg, validator, key,
 		proxy.NewLocalClientCreator(consensusApp{n.app.BaseApp}), node.DefaultGenesisDocProviderFunc(cfg),
-		config.DefaultDBProvider, node.DefaultMetricsProvider(cfg.Instrumentation), logger{c.Log})
+		openStore, node.DefaultMetricsProvider(cfg.Instrumentation), logger{c.Log})
 	if err != nil {
 		return fmt.Errorf("make ledger node: %w", err)
 	}
