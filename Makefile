@@ -36,7 +36,7 @@ test-all: test ## the tests, the long scenarios too
 
 .PHONY: scenario
 scenario: build ## some scenarios: make scenario RUN=regexp
-	go test -count=1 -timeout 60m -v -run '$(or $(RUN),.)' ./test/...
+	go test -count=1 -timeout 60m -v -run '/$(or $(RUN),.)' ./test/...
 
 .PHONY: bench
 bench: build ## all benchmarks; results in bench/results

@@ -31,7 +31,7 @@ type benchmark struct {
 // options are the command line's.
 type options struct {
 	bsn  string   // the binary to measure
-	only []string // stages to run; empty is all but the cold start
+	only []string // stages to run; empty is all
 	cold bool
 	idle time.Duration
 }
@@ -55,7 +55,7 @@ func main() {
 	flag.StringVar(&o.bsn, "bsn", "bin/bsn", "the `binary` to measure")
 	flag.StringVar(&results, "results", "bench/results", "`folder` of the recorded results")
 	flag.StringVar(&only, "only", "", "comma-separated `stages`; what the others measured last is carried over")
-	flag.BoolVar(&o.cold, "cold", false, "also measure a start with nothing built, which compiles for minutes")
+	flag.BoolVar(&o.cold, "cold", false, "measure only a start with nothing built, which compiles for minutes")
 	flag.DurationVar(&o.idle, "idle", 5*time.Minute, "how long to watch an idle network")
 	flag.Usage = usage
 	flag.Parse()

@@ -22,11 +22,14 @@ const starts = 3
 // what is measured next is not that.
 const settle = 20 * time.Second
 
-// stages run in this order against one network.
-var stages = []struct {
+// stage is a part of the benchmark that can be run alone.
+type stage struct {
 	name string
 	run  func(context.Context, options, *local, *report) error
-}{
+}
+
+// stages run in this order against one network.
+var stages = []stage{
 	{"up", ups},
 	{"idle", idle},
 	{"call", calls},
@@ -36,8 +39,11 @@ var stages = []struct {
 
 func network(ctx context.Context, o options, r *report) (err error) {
 	if o.cold {
-		if err := cold(ctx, r); err != nil {
-			return err
+		return cold(ctx, r)
+	}
+	for _, name := range o.only {
+		if !slices.ContainsFunc(stages, func(s stage) bool { return s.name == name }) {
+			return fmt.Errorf("there is no stage %q", name)
 		}
 	}
 	l, err := newLocal(o.bsn)

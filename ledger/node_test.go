@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -29,6 +30,9 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	// Each check of a property runs a network: fewer than rapid's own 100 will do,
+	// and the command line may ask for more.
+	flag.Set("rapid.checks", "12")
 	os.Exit(m.Run())
 }
 

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,10 +46,16 @@ func run(m *testing.M) int {
 // TestShared runs the scenarios that live together in one network.
 func TestShared(t *testing.T) {
 	n := newNetwork(t)
-	if out, err := n.bsn("up", "--detach", "--net", strconv.Itoa(n.number)); err != nil {
-		t.Fatalf("bsn up: %v\n%s", err, out)
-	}
+	up := sync.OnceValue(func() error { // not before a scenario is chosen that needs it
+		if out, err := n.bsn("up", "--detach", "--net", strconv.Itoa(n.number)); err != nil {
+			return fmt.Errorf("bsn up: %w\n%s", err, out)
+		}
+		return nil
+	})
 	runScenarios(t, "scenarios/shared", func(env *testscript.Env) error {
+		if err := up(); err != nil {
+			return err
+		}
 		env.Setenv("NET", strconv.Itoa(n.number))
 		env.Setenv("OPERATORS_HOME", n.home)
 		env.Setenv("BSN_HOME", filepath.Join(env.WorkDir, "home"))
@@ -102,12 +109,15 @@ func runScenarios(t *testing.T, folder string, setup func(*testscript.Env) error
 	testscript.RunT(sequential{t}, p)
 }
 
-// passOn gives scripts the environment that the tests were started with, less
-// bsn's own settings: proxies and npm's configuration belong to the machine.
+// passedOn are the variables of the environment that scripts get too: how to
+// reach the internet, and where caches are. The others are nobody's business, as
+// verbose runs print what scripts have.
+var passedOn = regexp.MustCompile(`(?i)^(https?_proxy|all_proxy|no_proxy|ssl_cert_.*|node_extra_ca_certs|npm_config_(registry|cache|cafile)|xdg_.*|go[a-z]+|cgo_.*|cc|lang)$`)
+
 func passOn(env *testscript.Env) {
+	env.Setenv("HOME", os.Getenv("HOME"))
 	for _, kv := range os.Environ() {
-		name, value, _ := strings.Cut(kv, "=")
-		if !strings.HasPrefix(name, "BSN_") && (env.Getenv(name) == "" || name == "HOME") {
+		if name, value, _ := strings.Cut(kv, "="); passedOn.MatchString(name) {
 			env.Setenv(name, value)
 		}
 	}
