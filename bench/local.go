@@ -172,8 +172,8 @@ func (l *local) context() (c cliContext, err error) {
 
 // endpoint is where calls of the chain are answered.
 type endpoint struct {
-	url    string
-	client *http.Client
+	url, key string // a node takes no key
+	client   *http.Client
 }
 
 // gateway is a city's gateway with the project's key; node is a city's own node.
@@ -186,7 +186,7 @@ func (l *local) gateway(name string) (endpoint, error) {
 	if key == "" {
 		return endpoint{}, fmt.Errorf("there is no key of %s for city %s", project, name)
 	}
-	return newEndpoint(c.Cities[name].Gateway + "/rpc/" + chain + "/" + key), nil
+	return newEndpoint(c.Cities[name].Gateway+"/rpc/"+chain, key), nil
 }
 
 func (l *local) node(index int) (endpoint, error) {
@@ -194,12 +194,12 @@ func (l *local) node(index int) (endpoint, error) {
 	if err != nil {
 		return endpoint{}, err
 	}
-	return newEndpoint(k.Endpoint(l.net, bsn.Chain{Index: 1}, index).HTTP), nil
+	return newEndpoint(k.Endpoint(l.net, bsn.Chain{Index: 1}, index).HTTP, ""), nil
 }
 
 // newEndpoint keeps as many connections as there are callers at once.
-func newEndpoint(url string) endpoint {
-	return endpoint{url, &http.Client{
+func newEndpoint(url, key string) endpoint {
+	return endpoint{url, key, &http.Client{
 		Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
 		Timeout:   5 * time.Second,
 	}}
@@ -214,6 +214,9 @@ func (e endpoint) height(ctx context.Context) (int64, error) {
 		return 0, fmt.Errorf("ask for newest block: %w", err)
 	}
 	q.Header.Set("Content-Type", "application/json")
+	if e.key != "" {
+		q.Header.Set("X-Api-Key", e.key)
+	}
 	res, err := e.client.Do(q)
 	if err != nil {
 		return 0, fmt.Errorf("ask for newest block: %w", err)

@@ -152,7 +152,23 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		return nil
 	})
 	g.Go(func() error { return d.reconcile(ctx) })
+	g.Go(func() error { d.rotateLog(ctx); return nil })
 	return g.Wait()
+}
+
+// logPause is the time between two looks at the size of the daemon's own log.
+const logPause = time.Minute
+
+// rotateLog bounds what a daemon in the background writes down.
+func (d *daemon) rotateLog(ctx context.Context) {
+	for {
+		d.try("log", process.RotateLog(d.home.LogFile()))
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(logPause):
+		}
+	}
 }
 
 // lockTries and lockPause are how often, and after which pauses, a daemon tries to

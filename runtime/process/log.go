@@ -31,6 +31,7 @@ const (
 // and truncates. What the node writes in the instant between is lost.
 type logs struct {
 	dir  string
+	name string // of the file; empty means node.log
 	temp string // for what is half written
 	size int64  // logSize
 
@@ -43,10 +44,22 @@ type logs struct {
 }
 
 func (l *logs) path(n int) string {
-	if n == 0 {
-		return filepath.Join(l.dir, "node.log")
+	name := l.name
+	if name == "" {
+		name = "node.log"
 	}
-	return filepath.Join(l.dir, fmt.Sprintf("node.log.%d", n))
+	if n > 0 {
+		name = fmt.Sprintf("%s.%d", name, n)
+	}
+	return filepath.Join(l.dir, name)
+}
+
+// RotateLog moves what a log of over 16 MiB holds to FILE.1, and what was there
+// to FILE.2 and so on, four at most. Its writer must append, as it goes on with
+// the same file; what it writes in the instant of the change is lost.
+func RotateLog(file string) error {
+	l := &logs{dir: filepath.Dir(file), name: filepath.Base(file), temp: filepath.Dir(file), size: logSize}
+	return l.rotate()
 }
 
 // open returns the file for a new run to append to.

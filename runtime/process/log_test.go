@@ -2,6 +2,7 @@ package process
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -242,4 +243,38 @@ func TestLogModel(t *testing.T) {
 		})
 		catchUp()
 	})
+}
+
+// TestRotateLog: any log that is appended to is turned over once it is large.
+func TestRotateLog(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "daemon.log")
+	if err := RotateLog(file); err != nil {
+		t.Errorf("no log yet: %v", err)
+	}
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	old := bytes.Repeat([]byte("x"), logSize)
+	for i, line := range []string{"", "y"} {
+		if _, err := f.Write(append(old[:len(old)*(1-i)], line...)); err != nil {
+			t.Fatal(err)
+		}
+		if err := RotateLog(file); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(file + ".1"); os.IsNotExist(err) != (i == 0) {
+			t.Errorf("with %q: %v", line, err)
+		}
+	}
+	if _, err := f.WriteString("next\n"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b) != "next\n" {
+		t.Errorf("%.20q %v", b, err)
+	}
+	if info, err := os.Stat(file + ".1"); err != nil || info.Size() != logSize || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v %v", info, err)
+	}
 }

@@ -220,6 +220,10 @@ func TestPrepare(t *testing.T) {
 			t.Errorf("after change %d: prepared %d times, want %d", i, got, change.want)
 		}
 	}
+	// Stopped first, so that the time runs out in the preparation, not in the stop.
+	if err := r.Stop(t.Context(), "node"); err != nil {
+		t.Fatal(err)
+	}
 	spec.Files = []bsn.File{{Path: "slow"}}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
