@@ -35,11 +35,11 @@ type machine struct {
 	CometBFT string  `json:"cometBFT"`
 }
 
-// describe records the machine and the versions.
-func describe(ctx context.Context, folder, benchmark, binary string) error {
+// describe tells of the machine and the versions.
+func describe(ctx context.Context, benchmark, binary string) (machine, error) {
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
-		return fmt.Errorf("read the binary to measure: %w (make build makes it)", err)
+		return machine{}, fmt.Errorf("read the binary to measure: %w (make build makes it)", err)
 	}
 	m := machine{
 		Date: time.Now().UTC().Format(time.RFC3339), Cores: runtime.NumCPU(), Go: info.GoVersion, Kaia: kaia.Version,
@@ -62,6 +62,11 @@ func describe(ctx context.Context, folder, benchmark, binary string) error {
 		m.Load = strings.Join(strings.Fields(string(b))[:3], " ")
 	}
 	say("%s: %d x %s, load %s", benchmark, m.Cores, m.CPU, m.Load)
+	return m, nil
+}
+
+// save records the machine of a benchmark that ran to its end.
+func (m machine) save(folder, benchmark string) error {
 	all := map[string]machine{}
 	path := resultFile(folder, "machine")
 	if err := readJSON(path, &all); err != nil {

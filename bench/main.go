@@ -100,13 +100,17 @@ func run(ctx context.Context, o options, results string, names []string) error {
 		if err != nil {
 			return err
 		}
-		if err := describe(ctx, results, b.name, o.bsn); err != nil {
+		m, err := describe(ctx, b.name, o.bsn)
+		if err != nil {
 			return err
 		}
 		err = b.run(ctx, o, r)
 		// What was measured before something failed is kept.
 		if err := errors.Join(err, r.save()); err != nil {
 			return fmt.Errorf("benchmark %s: %w", b.name, err)
+		}
+		if err := m.save(results, b.name); err != nil {
+			return err
 		}
 		r.print(os.Stdout)
 	}

@@ -77,7 +77,7 @@ func cold(ctx context.Context, r *report) (err error) {
 		return fmt.Errorf("make folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
-	binary := filepath.Join(folder, "bsn")
+	binary := filepath.Join(folder, "bin", "bsn")
 	l, err := newLocal(binary)
 	if err != nil {
 		return err

@@ -33,7 +33,7 @@ const (
 // every client perClient times.
 type conns chan *api.Client
 
-var _ ledger.Conn = (conns)(nil)
+var _ ledger.Conn = conns(nil)
 
 // Writer implements ledger.Conn.
 func (c conns) Writer(ctx context.Context, address string) (string, uint64, error) {
