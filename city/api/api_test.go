@@ -468,13 +468,25 @@ func TestErrorsKeepTheirMeaning(t *testing.T) {
 	if err := c.Logs(t.Context(), &log, "kaia-a", 1, false); err != nil || log.String() != "hello\n" {
 		t.Errorf("%q %v", log.String(), err)
 	}
-	// A city of another network does not get signatures for it.
-	if _, _, err := Dial(w.url, "", "paris", w.keys["alice"]).Writer(t.Context(), w.keys["alice"].Address()); err == nil {
-		t.Error("a city of another network was believed")
+	// A city does not get signatures for another network.
+	_, handler := cityv1connect.NewCityServiceHandler(liar{})
+	s := httptest.NewServer(handler)
+	defer s.Close()
+	if _, _, err := Dial(s.URL, network, "paris", w.keys["alice"]).Writer(t.Context(), w.keys["alice"].Address()); err == nil || !strings.Contains(err.Error(), "other-net") {
+		t.Errorf("a city that names another network: %v", err)
 	}
 	if _, err := Dial("http://127.0.0.1:1", network, "paris", w.keys["alice"]).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "does not answer") {
 		t.Errorf("%v", err)
 	}
+}
+
+// liar is a city that says that it belongs to another network.
+type liar struct {
+	cityv1connect.UnimplementedCityServiceHandler
+}
+
+func (liar) Writer(context.Context, *connect.Request[cityv1.WriterRequest]) (*connect.Response[cityv1.WriterResponse], error) {
+	return connect.NewResponse(&cityv1.WriterResponse{Network: "other-net"}), nil
 }
 
 // TestFollowGoesOnWithoutAGap cuts the connection while writes come in.
