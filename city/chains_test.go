@@ -28,8 +28,7 @@ func (framework) Describe(b []byte) ([]bsn.Interface, error) { return nil, reada
 
 func readable(b []byte) error {
 	if bytes.HasPrefix(b, []byte("panic")) {
-		var none map[string]int
-		none["x"] = 1
+		panic("a decoder's mistake")
 	}
 	if !bytes.Equal(b, []byte("mine")) {
 		return errors.New("differs")

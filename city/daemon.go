@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -212,14 +213,18 @@ func (h Home) PID() (int, error) {
 		return 0, fmt.Errorf("read lock: %w", err)
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
-		return 0, nil // nobody holds it
+	for try := 1; ; try++ {
+		if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
+			return 0, nil // nobody holds it
+		}
+		var pid int
+		if _, err := fmt.Fscan(io.NewSectionReader(f, 0, 20), &pid); err == nil {
+			return pid, nil
+		} else if try == lockTries {
+			return 0, fmt.Errorf("read lock: %w", err)
+		}
+		time.Sleep(lockPause) // its holder is about to write
 	}
-	var pid int
-	if _, err := fmt.Fscan(f, &pid); err != nil {
-		return 0, fmt.Errorf("read lock: %w", err)
-	}
-	return pid, nil
 }
 
 // secretFile reads a random secret, made on first use.

@@ -100,7 +100,9 @@ func TestOneDaemonOfACity(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				h.PID()
+				if _, err := h.PID(); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	}()

@@ -202,8 +202,6 @@ func (a *asked) changed(kind, id, text string) bool {
 	return !ok || old != text
 }
 
-func (a *asked) first(kind, id string) bool { return a.changed(kind, id, "") }
-
 func (a *asked) forget(kind, id string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

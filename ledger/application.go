@@ -164,9 +164,9 @@ func newApplication(db dbm.DB, network string) (*application, error) {
 	base.SetBeginBlocker(func(ctx sdk.Context) (sdk.BeginBlock, error) { return a.manager.BeginBlock(ctx) })
 	base.SetEndBlocker(func(ctx sdk.Context) (sdk.EndBlock, error) { return a.manager.EndBlock(ctx) })
 	base.SetAnteHandler(sdk.ChainAnteDecorators(
+		ante.NewValidateBasicDecorator(), // whose parts are all there: what follows relies on it
 		writer.Admit{Keeper: writers},
 		ante.NewExtensionOptionsDecorator(nil),
-		ante.NewValidateBasicDecorator(),
 		ante.NewTxTimeoutHeightDecorator(),
 		ante.NewValidateMemoDecorator(authKeeper),
 		ante.NewSetPubKeyDecorator(authKeeper),

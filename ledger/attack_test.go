@@ -10,6 +10,7 @@ import (
 
 	clienttx "github.com/cosmos/cosmos-sdk/client/tx"
 	sdk "github.com/cosmos/cosmos-sdk/types"
+	txtypes "github.com/cosmos/cosmos-sdk/types/tx"
 	"github.com/cosmos/cosmos-sdk/types/tx/signing"
 	authsigning "github.com/cosmos/cosmos-sdk/x/auth/signing"
 	authtx "github.com/cosmos/cosmos-sdk/x/auth/tx"
@@ -32,6 +33,7 @@ func (m *machine) refuses(t tester, c *Client, reason string, messages ...Messag
 }
 
 func TestAdmissionsThatLie(t *testing.T) {
+	t.Parallel()
 	m := settle(t, 1, nil)
 	fails := func(reason string, change func(*Admission)) {
 		t.Helper()
@@ -68,6 +70,7 @@ func TestAdmissionsThatLie(t *testing.T) {
 }
 
 func TestFloodOfProposals(t *testing.T) {
+	t.Parallel()
 	m := running(t)
 	portal := func(i int) Message {
 		name := fmt.Sprintf("portal-%d", i)
@@ -94,6 +97,7 @@ func TestFloodOfProposals(t *testing.T) {
 // TestLargeRecordsUseUpTheAllowance: a record is bounded, and who makes others
 // store large ones pays with more than a write.
 func TestLargeRecordsUseUpTheAllowance(t *testing.T) {
+	t.Parallel()
 	m := running(t)
 	alice := m.client(t, "alice")
 	var functions []string
@@ -222,6 +226,7 @@ type rawTx struct {
 }
 
 func TestForgedTransactions(t *testing.T) {
+	t.Parallel()
 	m := settle(t, 2, nil)
 	alice := []string{"alice"}
 	for name, c := range map[string]struct {
@@ -231,10 +236,10 @@ func TestForgedTransactions(t *testing.T) {
 		reason  string
 	}{
 		"several signers": {signers: []string{"alice", "bob"}, reason: "2 signers"},
-		"two of one": {signers: alice, reason: "2 signers", change: func(r *rawTx) {
+		"two of one": {signers: alice, reason: "wrong number of signers", change: func(r *rawTx) {
 			r.messages = append(r.messages, &accountpb.MsgSetProject{Account: seed("bob").Address(), Name: "raw"})
 		}},
-		"another pays": {signers: alice, reason: "2 signers", change: func(r *rawTx) { r.payer = sdk.MustAccAddressFromBech32(seed("bob").Address()) }},
+		"another pays": {signers: alice, reason: "wrong number of signers", change: func(r *rawTx) { r.payer = sdk.MustAccAddressFromBech32(seed("bob").Address()) }},
 		"another's record": {signers: alice, reason: "does not match signer address", change: func(r *rawTx) {
 			r.messages = []sdk.Msg{&accountpb.MsgSetProject{Account: seed("bob").Address(), Name: "raw"}}
 		}},
@@ -271,13 +276,42 @@ func TestForgedTransactions(t *testing.T) {
 			if res.Code == 0 || !strings.Contains(res.Log, c.reason) {
 				t.Errorf("code %d in the pool and %d in a block: %s, want a refusal with %q", check, res.Code, res.Log, c.reason)
 			}
-			if strings.Contains(res.Log, "panic") || strings.Contains(res.Log, "goroutine") {
+			if strings.Contains(res.Log, "recovered") {
 				t.Errorf("it panicked: %s", res.Log)
 			}
 			if after := m.records(t); !maps.Equal(before, after) {
 				t.Error("it changed records")
 			}
 		})
+	}
+	// What lacks a part is refused like all else.
+	var whole txtypes.TxRaw
+	if err := whole.Unmarshal(raw(t, m, alice, "test-net", nil)); err != nil {
+		t.Fatal(err)
+	}
+	var auth txtypes.AuthInfo
+	if err := auth.Unmarshal(whole.AuthInfoBytes); err != nil {
+		t.Fatal(err)
+	}
+	auth.Fee = nil
+	without, err := auth.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []txtypes.TxRaw{
+		{BodyBytes: whole.BodyBytes, AuthInfoBytes: without, Signatures: whole.Signatures},
+		{BodyBytes: whole.BodyBytes, Signatures: whole.Signatures},
+		{AuthInfoBytes: whole.AuthInfoBytes, Signatures: whole.Signatures},
+		{BodyBytes: whole.BodyBytes, AuthInfoBytes: whole.AuthInfoBytes},
+		{},
+	} {
+		tx, err := part.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res := m.block(t, tx).TxResults[0]; res.Code == 0 || strings.Contains(res.Log, "recovered") {
+			t.Errorf("%x: %s", tx, res.Log)
+		}
 	}
 	// The same made right is taken, once.
 	tx := raw(t, m, alice, "test-net", nil)

@@ -192,5 +192,6 @@ func (w *waiting) drop(hash [32]byte, ch chan txResult) {
 var wrapping = regexp.MustCompile(`^failed to execute message; message index: \d+: `)
 
 func refused(log string) error {
+	log, _, _ = strings.Cut(log, "\nstack:") // a trace of the program is of no use to the caller
 	return fmt.Errorf("%w: %s", ErrRefused, wrapping.ReplaceAllString(log, ""))
 }

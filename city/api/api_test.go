@@ -184,20 +184,28 @@ func TestWhoMayDoWhat(t *testing.T) {
 		call func(c *Client) error
 		want []connect.Code // by caller
 	}{
-		"status": {func(c *Client) error { _, err := c.Status(ctx); return err },
-			[]connect.Code{no, no, never, ok, ok, ok, ok, ok, ok}},
-		"get": {func(c *Client) error { _, err := c.Get(ctx, bsn.KindCity, "paris"); return err },
-			[]connect.Code{no, no, ok, ok, ok, ok, ok, ok, ok}},
-		"list": {func(c *Client) error { _, _, err := c.List(ctx, bsn.KindAccount, "", 0); return err },
-			[]connect.Code{no, no, ok, ok, ok, ok, ok, ok, ok}},
+		"status": {
+			func(c *Client) error { _, err := c.Status(ctx); return err },
+			[]connect.Code{no, no, never, ok, ok, ok, ok, ok, ok},
+		},
+		"get": {
+			func(c *Client) error { _, err := c.Get(ctx, bsn.KindCity, "paris"); return err },
+			[]connect.Code{no, no, ok, ok, ok, ok, ok, ok, ok},
+		},
+		"list": {
+			func(c *Client) error { _, _, err := c.List(ctx, bsn.KindAccount, "", 0); return err },
+			[]connect.Code{no, no, ok, ok, ok, ok, ok, ok, ok},
+		},
 		"follow": {func(c *Client) error {
 			for _, err := range c.Follow(ctx, 1) {
 				return err
 			}
 			return nil
 		}, []connect.Code{no, no, ok, ok, ok, ok, ok, ok, ok}},
-		"logs": {func(c *Client) error { return c.Logs(ctx, io.Discard, "kaia-a", 10, false) },
-			[]connect.Code{no, no, never, never, never, never, never, ok, ok}},
+		"logs": {
+			func(c *Client) error { return c.Logs(ctx, io.Discard, "kaia-a", 10, false) },
+			[]connect.Code{no, no, never, never, never, never, never, ok, ok},
+		},
 		"writer": {func(c *Client) error {
 			_, _, err := c.Writer(ctx, w.keys["alice"].Address())
 			if err != nil && strings.Contains(err.Error(), "belongs to network") {
@@ -205,14 +213,22 @@ func TestWhoMayDoWhat(t *testing.T) {
 			}
 			return err
 		}, []connect.Code{no, no, never, ok, ok, ok, ok, ok, ok}},
-		"submit": {func(c *Client) error { _, err := c.Submit(ctx, []byte("junk")); return err },
-			[]connect.Code{no, no, never, denied, denied, denied, denied, denied, denied}},
-		"apply": {func(c *Client) error { _, err := c.Apply(ctx, &cityv1.ApplyRequest{City: "x"}); return err },
-			[]connect.Code{denied, no, denied, denied, denied, denied, denied, denied, denied}},
-		"put artifact": {func(c *Client) error { _, err := c.PutArtifact(ctx, []byte("there")); return status(err) },
-			[]connect.Code{no, no, never, ok, ok, ok, ok, ok, ok}},
-		"get artifact": {func(c *Client) error { _, err := c.Artifact(ctx, hash("here")); return status(err) },
-			[]connect.Code{no, no, ok, ok, ok, ok, ok, ok, ok}},
+		"submit": {
+			func(c *Client) error { _, err := c.Submit(ctx, []byte("junk")); return err },
+			[]connect.Code{no, no, never, denied, denied, denied, denied, denied, denied},
+		},
+		"apply": {
+			func(c *Client) error { _, err := c.Apply(ctx, &cityv1.ApplyRequest{City: "x"}); return err },
+			[]connect.Code{denied, no, denied, denied, denied, denied, denied, denied, denied},
+		},
+		"put artifact": {
+			func(c *Client) error { _, err := c.PutArtifact(ctx, []byte("there")); return status(err) },
+			[]connect.Code{no, no, never, ok, ok, ok, ok, ok, ok},
+		},
+		"get artifact": {
+			func(c *Client) error { _, err := c.Artifact(ctx, hash("here")); return status(err) },
+			[]connect.Code{no, no, ok, ok, ok, ok, ok, ok, ok},
+		},
 	} {
 		for i, caller := range callers {
 			err := c.call(w.client(caller))

@@ -21,7 +21,7 @@ const (
 	writeGas   = 200_000
 )
 
-// Admit is the first decorator: nobody pays for gas, since writes have an
+// Admit comes before all that costs time: nobody pays for gas, since writes have an
 // allowance, but a transaction has a bound. It has one signer, who is registered.
 type Admit struct{ Keeper *Keeper }
 
