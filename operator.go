@@ -1,5 +1,10 @@
 package bsn
 
+import (
+	"crypto/sha256"
+	"encoding/hex"
+)
+
 // Operator is an organisation that runs cities. All operators have equal power.
 type Operator struct {
 	Name string `json:"name"`
@@ -32,15 +37,27 @@ type City struct {
 	// what the daemon reports.
 	Address string `json:"address"`
 	// ConsensusKey is the Ed25519 public key with which the city signs ledger
-	// blocks; NodeID is its CometBFT peer id.
+	// blocks; NodeKey the one with which it shows other cities who it is.
 	ConsensusKey []byte `json:"consensusKey"`
-	NodeID       string `json:"nodeId"`
+	NodeKey      []byte `json:"nodeKey"`
+	// Link is where other cities reach this one's link, host:port. With none they
+	// reach it through a city that has one.
+	Link []string `json:"link,omitempty"`
 	// API and Gateway are the URLs at which the city serves its API and its
-	// gateway; Peer is host:port for the ledger's peers.
+	// gateway to people. Cities use virtual addresses among each other.
 	API     string     `json:"api"`
 	Gateway string     `json:"gateway"`
-	Peer    string     `json:"peer"`
 	Status  CityStatus `json:"status"`
+}
+
+// NodeID is the city's id among the ledger's nodes (a CometBFT peer id): the first
+// 20 bytes of the SHA-256 of its node key, in hex.
+func (c City) NodeID() string { return NodeID(c.NodeKey) }
+
+// NodeID is the id that a node key gives; see [City.NodeID].
+func NodeID(nodeKey []byte) string {
+	sum := sha256.Sum256(nodeKey)
+	return hex.EncodeToString(sum[:20])
 }
 
 // ProposalStatus is where a proposal stands.

@@ -1,6 +1,7 @@
 package city
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -135,7 +136,7 @@ func (h Home) Join(ctx context.Context, invitation string, report func(string)) 
 	client := api.DialUnsigned(i.API)
 	q := &cityv1.ApplyRequest{
 		Invitation: invitation, Operator: a.Operator, OperatorKey: a.OperatorKey, City: a.City, CityKey: a.CityKey,
-		ConsensusKey: a.ConsensusKey, NodeId: a.NodeID,
+		ConsensusKey: a.ConsensusKey, NodeKey: a.NodeKey,
 	}
 	for said := ""; ; {
 		r, err := client.Apply(ctx, q)
@@ -201,7 +202,7 @@ func (d *daemon) apply(ctx context.Context, q *cityv1.ApplyRequest) (*cityv1.App
 	}
 	a := ledger.Admission{
 		Operator: q.Operator, OperatorKey: q.OperatorKey, City: q.City, CityKey: q.CityKey,
-		ConsensusKey: q.ConsensusKey, NodeID: q.NodeId,
+		ConsensusKey: q.ConsensusKey, NodeKey: q.NodeKey, Link: q.Link,
 	}
 	if r, found, err := d.admitted(ctx, a); found || err != nil {
 		return r, err
@@ -234,7 +235,7 @@ func (d *daemon) admitted(ctx context.Context, a ledger.Admission) (*cityv1.Appl
 	if err := json.Unmarshal(b, &c); err != nil {
 		return nil, false, fmt.Errorf("decode city: %w", err)
 	}
-	if c.NodeID != a.NodeID {
+	if !bytes.Equal(c.NodeKey, a.NodeKey) {
 		return nil, false, fmt.Errorf("%w: there is another city %q", api.ErrApplication, a.City)
 	}
 	genesis, err := os.ReadFile(ledger.GenesisFile(d.home.ledger()))
@@ -248,7 +249,7 @@ func (d *daemon) admitted(ctx context.Context, a ledger.Admission) (*cityv1.Appl
 	}
 	for _, o := range cities {
 		if o.Name != a.City && o.Status == bsn.CityActive {
-			r.Peers = append(r.Peers, o.NodeID+"@"+o.Peer)
+			r.Peers = append(r.Peers, d.peer(o))
 		}
 	}
 	return r, true, nil
@@ -262,13 +263,13 @@ func (d *daemon) application(ctx context.Context, a ledger.Admission) (found bsn
 	}
 	for _, p := range proposals {
 		var m struct {
-			City   string `json:"city"`
-			NodeID string `json:"node_id"`
+			City    string `json:"city"`
+			NodeKey []byte `json:"node_key"`
 		}
 		if p.Effect != "admit-city" || json.Unmarshal([]byte(p.Message), &m) != nil || m.City != a.City {
 			continue
 		}
-		if m.NodeID == a.NodeID {
+		if bytes.Equal(m.NodeKey, a.NodeKey) {
 			found, ok = p, true
 		} else if p.Status == bsn.ProposalOpen {
 			return found, false, fmt.Errorf("%w: another one for a city %q is open: proposal %d", api.ErrApplication, a.City, p.ID)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -131,13 +132,35 @@ func TestPackagesFromOutside(t *testing.T) {
 	}
 }
 
-// TestCitiesGoByName: one city that claims another's address does not keep
-// artifacts from being fetched there.
-func TestCitiesGoByName(t *testing.T) {
+// listenAs opens the API's port of cities with these numbers, in a net that is free.
+func listenAs(t *testing.T, cities ...int) (bsn.Net, []net.Listener) {
+	t.Helper()
+	for n := bsn.Net(255); n > 200; n-- {
+		var out []net.Listener
+		for _, c := range cities {
+			if l, err := net.Listen("tcp", bsn.HostPort(n.Addr(c, bsn.ServiceCity), bsn.PortAPI)); err == nil {
+				out = append(out, l)
+			}
+		}
+		if len(out) == len(cities) {
+			return n, out
+		}
+		for _, l := range out {
+			l.Close()
+		}
+	}
+	t.Fatal("no net is free")
+	return 0, nil
+}
+
+// TestCitiesAtVirtualAddresses: other cities are asked at their virtual addresses,
+// whatever they say of themselves, and one that refuses does not keep an artifact
+// from being fetched elsewhere.
+func TestCitiesAtVirtualAddresses(t *testing.T) {
 	content := []byte("genesis")
 	hash := artifact.Hash(content)
 	var asked []string
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	answer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = append(asked, r.Host+r.URL.Path)
 		if r.Header.Get("Bsn-Signature") == "" {
 			t.Error("a request is not signed")
@@ -147,18 +170,25 @@ func TestCitiesGoByName(t *testing.T) {
 			return
 		}
 		w.Write(content)
-	}))
-	defer s.Close()
+	})
 	d := alone(t)
+	number, listeners := listenAs(t, 251, 252)
+	d.state.Net = number
+	for _, l := range listeners {
+		s := &httptest.Server{Listener: l, Config: &http.Server{Handler: answer}}
+		s.Start()
+		defer s.Close()
+	}
 	v := view{cities: map[string]bsn.City{
-		"mallory": {Name: "mallory", API: s.URL}, "rome": {Name: "rome", API: s.URL}, "paris": {Name: "paris", API: "http://127.0.0.1:1"},
+		"mallory": {Name: "mallory", Index: 251, API: "http://127.0.0.1:1"}, "rome": {Name: "rome", Index: 252, API: "http://127.0.0.1:1"},
+		"paris": {Name: "paris", Index: 253},
 	}, chains: map[string]bsn.Chain{"a": {Genesis: hash}}}
 	b, err := d.fetch(t.Context(), v, hash, "mallory")
 	if err != nil || !bytes.Equal(b, content) {
 		t.Errorf("%q %v", b, err)
 	}
-	want := strings.TrimPrefix(s.URL, "http://") + "/artifacts/" + hash
-	if fmt.Sprint(asked) != fmt.Sprint([]string{want, want}) {
+	at := func(i int) string { return listeners[i].Addr().String() + "/artifacts/" + hash }
+	if fmt.Sprint(asked) != fmt.Sprint([]string{at(0), at(1)}) {
 		t.Errorf("asked %v", asked)
 	}
 	// Nobody is asked for what no record names.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -91,7 +92,7 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	d.runtime = run
 	defer func() { err = errors.Join(err, run.Close()) }()
 	if d.ledger, err = ledger.Start(ledger.NodeConfig{
-		Home: h.ledger(), Listen: or(cfg.City.Ledger, d.addr(bsn.PortLedger)), Peers: d.state.Peers, Log: d.log.With("part", "ledger"),
+		Home: h.ledger(), Listen: d.addr(bsn.PortLedger), Peers: d.state.Peers, Log: d.log.With("part", "ledger"),
 	}); err != nil {
 		return err
 	}
@@ -107,10 +108,27 @@ func (d *daemon) addr(port int) string {
 	return bsn.HostPort(d.state.Net.Addr(d.state.Index, bsn.ServiceCity), port)
 }
 
+// beside is a port on the city's own virtual address and the configured addresses,
+// of which one for all addresses of the machine covers the virtual one too.
+func (d *daemon) beside(port int, configured ...string) []string {
+	out := []string{d.addr(port)}
+	for _, text := range configured {
+		a, err := netip.ParseAddrPort(text)
+		if err != nil || text == out[0] {
+			continue
+		}
+		if a.Addr().IsUnspecified() && int(a.Port()) == port {
+			return configured
+		}
+		out = append(out, text)
+	}
+	return out
+}
+
 func (d *daemon) serve(ctx context.Context, ready func()) error {
-	listener, err := net.Listen("tcp", or(d.cfg.City.API, d.addr(bsn.PortAPI)))
+	listeners, err := d.listen()
 	if err != nil {
-		return fmt.Errorf("listen for the city's API: %w", err)
+		return err
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
@@ -126,12 +144,15 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		ErrorLog:    slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if err := srv.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve the city's API: %w", err)
-		}
-		return nil
-	})
+	for _, l := range listeners {
+		g.Go(func() error {
+			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve the city's API: %w", err)
+			}
+			return nil
+		})
+		d.log.Info("city is up", "network", d.state.Network, "api", l.Addr())
+	}
 	g.Go(func() error {
 		<-ctx.Done()
 		end, cancel := context.WithTimeout(context.Background(), 3*time.Second)
@@ -141,7 +162,6 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		}
 		return nil
 	})
-	d.log.Info("city is up", "network", d.state.Network, "api", listener.Addr())
 	g.Go(func() error {
 		// A city whose ledger is halted is up all the same.
 		wait, cancel := context.WithTimeout(ctx, readyTimeout)
@@ -155,6 +175,22 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	g.Go(func() error { return d.reconcile(ctx) })
 	g.Go(func() error { d.rotateLog(ctx); return nil })
 	return g.Wait()
+}
+
+// listen opens the API's ports: for other cities at the virtual address, and for
+// people where the configuration says.
+func (d *daemon) listen() (out []net.Listener, err error) {
+	for _, addr := range d.beside(bsn.PortAPI, d.cfg.City.API) {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			for _, l := range out {
+				l.Close()
+			}
+			return nil, fmt.Errorf("listen for the city's API: %w", err)
+		}
+		out = append(out, l)
+	}
+	return out, nil
 }
 
 // logPause is the time between two looks at the size of the daemon's own log.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -153,8 +152,7 @@ func (v view) names(hash string) bool {
 	return false
 }
 
-// byName takes requests to http://CITY to that city's API, signed for it. Cities
-// go by their names here because two may claim the same address.
+// byName takes requests to http://CITY to that city's API, signed for it.
 type byName struct {
 	d *daemon
 	v view
@@ -163,20 +161,20 @@ type byName struct {
 // RoundTrip implements http.RoundTripper.
 func (t byName) RoundTrip(r *http.Request) (*http.Response, error) {
 	c := t.v.cities[r.URL.Host]
-	to, err := url.Parse(c.API)
-	if err != nil {
-		return nil, fmt.Errorf("API of city %q: %w", r.URL.Host, err)
-	}
 	r = r.Clone(r.Context())
-	r.URL.Scheme, r.URL.Host, r.Host = to.Scheme, to.Host, ""
+	r.URL.Host, r.Host = t.d.apiOf(c), ""
 	return t.d.city(c).HTTP().Transport.RoundTrip(r)
 }
 
-// dialled are the clients of other cities, by name, for as long as their API is
-// where it is.
+// dialled are the clients of other cities, by name.
 type dialled struct {
 	mu sync.Mutex
 	m  map[string]*api.Client
+}
+
+// apiOf is where this machine reaches a city's API, host:port: at its virtual address.
+func (d *daemon) apiOf(c bsn.City) string {
+	return bsn.HostPort(d.state.Net.Addr(c.Index, bsn.ServiceCity), bsn.PortAPI)
 }
 
 // city returns the client of a city's API, which signs as this city.
@@ -187,8 +185,8 @@ func (d *daemon) city(c bsn.City) *api.Client {
 		d.dialled.m = map[string]*api.Client{}
 	}
 	known := d.dialled.m[c.Name]
-	if known == nil || known.URL != c.API {
-		known = api.Dial(c.API, d.state.Network, c.Name, d.key)
+	if known == nil {
+		known = api.Dial("http://"+d.apiOf(c), d.state.Network, c.Name, d.key)
 		d.dialled.m[c.Name] = known
 	}
 	return known

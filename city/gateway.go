@@ -50,12 +50,10 @@ func ownBinary() (binary, error) {
 // startGateway makes the gateway run: a process of its own, of the same binary.
 func (d *daemon) startGateway(ctx context.Context) error {
 	g := d.cfg.Gateway
-	listen := g.Addresses()
-	if len(listen) == 0 {
-		listen = []string{d.addr(bsn.PortGateway)}
-	}
+	// Other cities come to the virtual address, people to what is configured.
+	listen := d.beside(bsn.PortGateway, g.Addresses()...)
 	role := GatewayRole{
-		API: "http://" + or(d.cfg.City.API, d.addr(bsn.PortAPI)), Secret: d.secret, Level: d.cfg.Log.Level.String(),
+		API: "http://" + d.addr(bsn.PortAPI), Secret: d.secret, Level: d.cfg.Log.Level.String(),
 		Gateway: gateway.Config{
 			City: d.home.Name, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json",
 			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, MaxBatch: g.MaxBatch,
@@ -78,7 +76,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 
 // gatewayHealth asks the gateway itself.
 func (d *daemon) gatewayHealth(ctx context.Context) (height int64, err error) {
-	url := "http://" + or(first(d.cfg.Gateway.Addresses()), d.addr(bsn.PortGateway)) + "/health"
+	url := "http://" + d.beside(bsn.PortGateway, d.cfg.Gateway.Addresses()...)[0] + "/health"
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return 0, fmt.Errorf("ask gateway: %w", err)

@@ -143,7 +143,7 @@ func (h Home) Init(operator string) (ledger.Admission, error) {
 	}
 	return ledger.Admission{
 		Operator: operator, OperatorKey: operatorKey.Public(), City: h.Name, CityKey: cityKey.Public(),
-		ConsensusKey: id.ConsensusKey, NodeID: id.NodeID,
+		ConsensusKey: id.ConsensusKey, NodeKey: id.NodeKey,
 	}, nil
 }
 

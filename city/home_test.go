@@ -1,6 +1,7 @@
 package city
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -36,7 +37,7 @@ func TestInitTwiceGivesTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := h.Init("op")
-	if err != nil || hex.EncodeToString(again.CityKey) != hex.EncodeToString(first.CityKey) || again.NodeID != first.NodeID ||
+	if err != nil || hex.EncodeToString(again.CityKey) != hex.EncodeToString(first.CityKey) || !bytes.Equal(again.NodeKey, first.NodeKey) ||
 		hex.EncodeToString(again.OperatorKey) != hex.EncodeToString(first.OperatorKey) || hex.EncodeToString(again.ConsensusKey) != hex.EncodeToString(first.ConsensusKey) {
 		t.Errorf("first %+v, again %+v, %v", first, again, err)
 	}

@@ -100,8 +100,8 @@ func (d *daemon) step(ctx context.Context, v view) {
 	if self.Status == bsn.CityAdmitted {
 		say = append(say, ledger.ActivateCity())
 	}
-	if c := d.addresses(self); c.API != self.API || c.Gateway != self.Gateway || c.Peer != self.Peer {
-		say = append(say, ledger.UpdateCity(c.API, c.Gateway, c.Peer))
+	if c := d.addresses(self); c.API != self.API || c.Gateway != self.Gateway || !slices.Equal(c.Link, self.Link) {
+		say = append(say, ledger.UpdateCity(c.API, c.Gateway, c.Link))
 	}
 	d.try("gateway", d.startGateway(ctx))
 	d.try("peers", d.dial(v))
@@ -120,7 +120,6 @@ func (d *daemon) addresses(c bsn.City) bsn.City {
 		}
 	}
 	set(&c.API, "http://", or(d.cfg.City.API, d.addr(bsn.PortAPI)))
-	set(&c.Peer, "", or(d.cfg.City.Ledger, d.addr(bsn.PortLedger)))
 	set(&c.Gateway, "http://", or(first(d.cfg.Gateway.Addresses()), d.addr(bsn.PortGateway)))
 	return c
 }
@@ -155,15 +154,21 @@ func (d *daemon) dial(v view) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(v.cities)) {
 		c := v.cities[name]
-		if name == d.home.Name || c.Status != bsn.CityActive || !d.asked.changed("peer", c.NodeID, c.Peer) {
+		if name == d.home.Name || c.Status != bsn.CityActive || !d.asked.changed("peer", name, d.peer(c)) {
 			continue
 		}
-		if err := d.ledger.Dial(c.NodeID + "@" + c.Peer); err != nil {
-			d.asked.forget("peer", c.NodeID)
+		if err := d.ledger.Dial(d.peer(c)); err != nil {
+			d.asked.forget("peer", name)
 			errs = append(errs, fmt.Errorf("city %q: %w", name, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// peer is where the ledger's nodes reach a city's, "id@host:port": at its virtual
+// address, wherever it is.
+func (d *daemon) peer(c bsn.City) string {
+	return c.NodeID() + "@" + bsn.HostPort(d.state.Net.Addr(c.Index, bsn.ServiceCity), bsn.PortLedger)
 }
 
 // try logs what failed, each cause once until it changes.

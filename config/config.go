@@ -46,7 +46,6 @@ type Log struct {
 // City is the section of that name.
 type City struct {
 	API    string    `yaml:"api"`
-	Ledger string    `yaml:"ledger"`
 	Refuse []Refusal `yaml:"refuse"`
 }
 
@@ -141,7 +140,7 @@ func decode(k *koanf.Koanf, from string) (c Config, err error) {
 }
 
 func (c Config) check() error {
-	for name, addr := range map[string]string{"city.api": c.City.API, "city.ledger": c.City.Ledger, "gateway.metrics": c.Gateway.Metrics} {
+	for name, addr := range map[string]string{"city.api": c.City.API, "gateway.metrics": c.Gateway.Metrics} {
 		if err := checkAddr(addr); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

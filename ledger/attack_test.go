@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -51,21 +52,22 @@ func TestAdmissionsThatLie(t *testing.T) {
 	fails("already belongs to operator", func(a *Admission) { a.CityKey = a.OperatorKey })
 	fails("already", func(a *Admission) { a.City = "city-0" })
 	fails("consensus key", func(a *Admission) { a.ConsensusKey = admission(0).ConsensusKey })
-	fails("has this node id", func(a *Admission) { a.NodeID = admission(0).NodeID })
-	fails("hex digits", func(a *Admission) { a.NodeID = strings.Repeat("g", 40) })
-	fails("hex digits", func(a *Admission) { a.NodeID = "ab,cd@host:1" + strings.Repeat("0", 28) })
+	fails("has this node key", func(a *Admission) { a.NodeKey = admission(0).NodeKey })
+	fails("node key must be", func(a *Admission) { a.NodeKey = a.NodeKey[1:] })
+	fails("node key must be", func(a *Admission) { a.NodeKey = nil })
 	fails("compressed secp256k1", func(a *Admission) { a.CityKey = append([]byte{2}, make([]byte, 32)...) }) // not on the curve
 	fails("malformed name", func(a *Admission) { a.City = "../city" })
 	for _, bad := range []string{"ftp://host", "http://", "http://host/path", "http://user@host", "http://host?q", "http://ho\x1bst", "host:1", "http://h:99999", "http://" + strings.Repeat("h", 300)} {
 		fails("addresses of API and gateway", func(a *Admission) { a.API = bad })
 		fails("addresses of API and gateway", func(a *Admission) { a.Gateway = bad })
 	}
-	for _, bad := range []string{"host", "host:", ":1", "host:0", "a,b:1", "id@host:1", "host:port"} {
-		fails("host:port", func(a *Admission) { a.Peer = bad })
+	fails("the most is 4", func(a *Admission) { a.Link = slices.Repeat([]string{"paris.example.org:7800"}, 5) })
+	for _, bad := range []string{"", "host", "host:", ":1", "host:0", "a,b:1", "id@host:1", "host:port"} {
+		fails("host:port", func(a *Admission) { a.Link = []string{"paris.example.org:7800", bad} })
 	}
 	// A second city of an operator takes the operator's key.
 	a := admission(6)
-	a.Operator, a.OperatorKey, a.API, a.Peer = "op-0", seed("op0").Public(), "https://paris.example.org:7700", "[::1]:26656"
+	a.Operator, a.OperatorKey, a.API, a.Link = "op-0", seed("op0").Public(), "https://paris.example.org:7700", []string{"[::1]:7800"}
 	m.pass(t, AdmitCity(a))
 }
 

@@ -60,7 +60,7 @@ func found(t *testing.T, n int, allowance Allowance) *network {
 		id := must[Identity](t)(InitNode(home))
 		adm := Admission{
 			Operator: fmt.Sprintf("op-%d", i), OperatorKey: op.Public(), City: fmt.Sprintf("city-%d", i), CityKey: city.Public(),
-			ConsensusKey: id.ConsensusKey, NodeID: id.NodeID, Peer: addr,
+			ConsensusKey: id.ConsensusKey, NodeKey: id.NodeKey,
 		}
 		if i == 0 {
 			genesis = must[[]byte](t)(NewGenesis("test-net", 77, adm, allowance))
@@ -83,7 +83,7 @@ func found(t *testing.T, n int, allowance Allowance) *network {
 		if err := node.Ready(ctx); err != nil {
 			t.Fatal(err)
 		}
-		peers = append(peers, id.NodeID+"@"+addr)
+		peers = append(peers, bsn.NodeID(id.NodeKey)+"@"+addr)
 		w.nodes = append(w.nodes, node)
 		w.operators = append(w.operators, must[*Client](t)(NewClient(w.nodes[0], op)))
 		w.cities = append(w.cities, must[*Client](t)(NewClient(w.nodes[0], city)))
@@ -147,8 +147,8 @@ func TestFourOperatorsHaveEqualPower(t *testing.T) {
 	w := found(t, 4, nil)
 	if s := must[Status](t)(w.nodes[3].Status(w.ctx)); s.Validators != 4 && s.Height > 0 {
 		// Power follows two blocks after activation; the next write brings them.
-		must[Result](t)(w.cities[0].Write(w.ctx, UpdateCity("", "", "")))
-		must[Result](t)(w.cities[0].Write(w.ctx, UpdateCity("", "", "")))
+		must[Result](t)(w.cities[0].Write(w.ctx, UpdateCity("", "", nil)))
+		must[Result](t)(w.cities[0].Write(w.ctx, UpdateCity("", "", nil)))
 	}
 	s := must[Status](t)(w.nodes[0].Status(w.ctx))
 	if s.Validators != 4 {

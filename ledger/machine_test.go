@@ -53,7 +53,7 @@ func admission(i int) Admission {
 	name := fmt.Sprint(i)
 	return Admission{
 		Operator: "op-" + name, OperatorKey: seed("op" + name).Public(), City: "city-" + name, CityKey: seed("city" + name).Public(),
-		ConsensusKey: bytes.Repeat([]byte{byte(i + 1)}, 32), NodeID: fmt.Sprintf("%040x", i),
+		ConsensusKey: bytes.Repeat([]byte{byte(i + 1)}, 32), NodeKey: bytes.Repeat([]byte{byte(i + 101)}, 32),
 	}
 }
 
@@ -358,7 +358,7 @@ func anyWrite(t *rapid.T, m *machine) (*Client, Message) {
 			return account, WithdrawApp(name("app"), rapid.IntRange(0, 2).Draw(t, "version"))
 		},
 		func() (*Client, Message) {
-			return m.cities[i("city")], UpdateCity("http://127.0.0.1:"+fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "port")), "", "")
+			return m.cities[i("city")], UpdateCity("http://127.0.0.1:"+fmt.Sprint(rapid.IntRange(0, 9).Draw(t, "port")), "", nil)
 		},
 	}
 	return rapid.SampledFrom(kinds).Draw(t, "write")()

@@ -32,7 +32,7 @@ func message(build func(signer string) sdk.Msg) Message {
 func AdmitCity(a Admission) Effect {
 	return Effect{&operatorpb.MsgAdmitCity{
 		Authority: authority.String(), Operator: a.Operator, OperatorKey: a.OperatorKey, City: a.City, CityKey: a.CityKey,
-		ConsensusKey: a.ConsensusKey, NodeId: a.NodeID, Api: a.API, Gateway: a.Gateway, Peer: a.Peer,
+		ConsensusKey: a.ConsensusKey, NodeKey: a.NodeKey, Api: a.API, Gateway: a.Gateway, Link: a.Link,
 	}}
 }
 
@@ -77,10 +77,11 @@ func ActivateCity() Message {
 	return message(func(s string) sdk.Msg { return &operatorpb.MsgActivateCity{City: s} })
 }
 
-// UpdateCity changes where the signing city is reached; empty fields stay.
-func UpdateCity(api, gateway, peer string) Message {
+// UpdateCity changes where the signing city is reached: an empty api or gateway
+// stays, link is replaced.
+func UpdateCity(api, gateway string, link []string) Message {
 	return message(func(s string) sdk.Msg {
-		return &operatorpb.MsgUpdateCity{City: s, Api: api, Gateway: gateway, Peer: peer}
+		return &operatorpb.MsgUpdateCity{City: s, Api: api, Gateway: gateway, Link: link}
 	})
 }
 

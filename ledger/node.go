@@ -67,7 +67,7 @@ type Node struct {
 // Identity is the public side of a node's own keys.
 type Identity struct {
 	ConsensusKey []byte // Ed25519
-	NodeID       string
+	NodeKey      []byte // Ed25519
 }
 
 func cometConfig(c NodeConfig) *config.Config {
@@ -125,7 +125,7 @@ func InitNode(home string) (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("make node key: %w", err)
 	}
-	return Identity{ConsensusKey: pub.Bytes(), NodeID: string(key.ID())}, nil
+	return Identity{ConsensusKey: pub.Bytes(), NodeKey: key.PubKey().Bytes()}, nil
 }
 
 // loadValidator reads the consensus key and what it signed last. CometBFT itself

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -52,7 +53,7 @@ func child(home string) error {
 		return err
 	}
 	for i := 1; ; i++ {
-		if _, err := city.Write(ctx, UpdateCity(fmt.Sprintf("http://127.0.0.1:%d", i), "", "")); err != nil {
+		if _, err := city.Write(ctx, UpdateCity(fmt.Sprintf("http://127.0.0.1:%d", i), "", nil)); err != nil {
 			return err
 		}
 		fmt.Println(i)
@@ -65,7 +66,7 @@ func home(t *testing.T) string {
 	dir := t.TempDir()
 	id := must[Identity](t)(InitNode(dir))
 	a := admission(0)
-	a.ConsensusKey, a.NodeID = id.ConsensusKey, id.NodeID
+	a.ConsensusKey, a.NodeKey = id.ConsensusKey, id.NodeKey
 	if err := WriteGenesis(dir, must[[]byte](t)(NewGenesis("test-net", 77, a, nil))); err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +118,7 @@ func TestKilledNodeKeepsWhatItAcknowledged(t *testing.T) {
 	}
 	// It takes writes and tells of them again.
 	c := must[*Client](t)(NewClient(n, seed("city0")))
-	res := must[Result](t)(c.Write(t.Context(), UpdateCity("http://127.0.0.1:9999", "", "")))
+	res := must[Result](t)(c.Write(t.Context(), UpdateCity("http://127.0.0.1:9999", "", nil)))
 	if city := get[bsn.City](t, n, bsn.KindCity, "city-0"); city.API != "http://127.0.0.1:9999" {
 		t.Errorf("after a write: %s", city.API)
 	}
@@ -137,9 +138,9 @@ func TestSubmitTwiceAnswersTwice(t *testing.T) {
 	n := run(t, home(t))
 	defer n.Stop()
 	c := must[*Client](t)(NewClient(n, seed("city0")))
-	tx := must[[]byte](t)(c.Sign(t.Context(), UpdateCity("http://127.0.0.1:1", "", "")))
+	tx := must[[]byte](t)(c.Sign(t.Context(), UpdateCity("http://127.0.0.1:1", "", nil)))
 	first := must[Result](t)(n.Submit(t.Context(), tx))
-	must[Result](t)(c.Write(t.Context(), UpdateCity("http://127.0.0.1:2", "", "")))
+	must[Result](t)(c.Write(t.Context(), UpdateCity("http://127.0.0.1:2", "", nil)))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	again := must[Result](t)(n.Submit(ctx, tx))
@@ -155,7 +156,7 @@ func TestFollowCoalescesAndEnds(t *testing.T) {
 	t.Parallel()
 	n := run(t, home(t))
 	c := must[*Client](t)(NewClient(n, seed("city0")))
-	res := must[Result](t)(c.Write(t.Context(), UpdateCity("http://127.0.0.1:1", "", ""), UpdateCity("http://127.0.0.1:2", "", "")))
+	res := must[Result](t)(c.Write(t.Context(), UpdateCity("http://127.0.0.1:1", "", nil), UpdateCity("http://127.0.0.1:2", "", nil)))
 	for b, err := range n.Follow(t.Context(), res.Height) {
 		if err != nil || len(b.Changes) != 1 || !strings.Contains(string(b.Changes[0].Record), "127.0.0.1:2") {
 			t.Errorf("two changes of one record in a block: %v, %v", b.Changes, err)
@@ -211,7 +212,7 @@ func TestFilesAreTheOwners(t *testing.T) {
 	t.Parallel()
 	dir := home(t)
 	again := must[Identity](t)(InitNode(dir))
-	if first := must[Identity](t)(InitNode(dir)); first.NodeID != again.NodeID || string(first.ConsensusKey) != string(again.ConsensusKey) {
+	if first := must[Identity](t)(InitNode(dir)); !bytes.Equal(first.NodeKey, again.NodeKey) || string(first.ConsensusKey) != string(again.ConsensusKey) {
 		t.Error("the same folder gives other keys")
 	}
 	must[key.Key](t)(key.LoadOrNew(filepath.Join(dir, "keys", "a.key")))

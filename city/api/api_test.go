@@ -74,7 +74,7 @@ func (w *world) start(dir string) error {
 	}
 	genesis, err := ledger.NewGenesis(network, 77, ledger.Admission{
 		Operator: "op", OperatorKey: w.keys["operator"].Public(), City: "paris", CityKey: w.keys["city"].Public(),
-		ConsensusKey: id.ConsensusKey, NodeID: id.NodeID,
+		ConsensusKey: id.ConsensusKey, NodeKey: id.NodeKey,
 	}, nil)
 	if err != nil {
 		return err
@@ -139,7 +139,7 @@ func (w *world) populate(ctx context.Context) error {
 	}
 	rival, err := write("city", ledger.Propose("", ledger.AdmitCity(ledger.Admission{
 		Operator: "rival", OperatorKey: w.keys["rival"].Public(), City: "rival-city", CityKey: w.keys["rival-city"].Public(),
-		ConsensusKey: bytes.Repeat([]byte{1}, 32), NodeID: strings.Repeat("a", 40),
+		ConsensusKey: bytes.Repeat([]byte{1}, 32), NodeKey: bytes.Repeat([]byte{1}, 32),
 	})))
 	if err != nil {
 		return err

@@ -46,7 +46,7 @@ func cityInit(s *session) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "city %s of operator %s is ready to join (ledger node %s)\nnext: bsn city join INVITATION --city %s\n", a.City, a.Operator, a.NodeID, a.City)
+				fmt.Fprintf(cmd.OutOrStdout(), "city %s of operator %s is ready to join (ledger node %s)\nnext: bsn city join INVITATION --city %s\n", a.City, a.Operator, bsn.NodeID(a.NodeKey), a.City)
 				return nil
 			}
 			if err := bsn.CheckNet(net); err != nil {

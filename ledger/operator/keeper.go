@@ -4,6 +4,7 @@
 package operator
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -89,16 +90,16 @@ type Admission struct {
 	City         string
 	CityKey      []byte
 	ConsensusKey []byte
-	NodeID       string
+	NodeKey      []byte
 	API          string
 	Gateway      string
-	Peer         string
+	Link         []string
 }
 
 const (
-	consensusKeySize = 32 // Ed25519
-	nodeIDSize       = 40 // hex digits of a CometBFT peer id
-	maxURL           = 256
+	keySize = 32 // Ed25519
+	maxURL  = 256
+	maxLink = 4 // addresses of a city's link
 )
 
 // Check tells whether the admission could be accepted now.
@@ -112,18 +113,18 @@ func (k *Keeper) Check(ctx context.Context, a Admission) error {
 	if err := writer.CheckKey(a.CityKey); err != nil {
 		return fmt.Errorf("city: %w", err)
 	}
-	if len(a.ConsensusKey) != consensusKeySize {
-		return fmt.Errorf("consensus key must be an Ed25519 public key of %d bytes", consensusKeySize)
+	if len(a.ConsensusKey) != keySize {
+		return fmt.Errorf("consensus key must be an Ed25519 public key of %d bytes", keySize)
 	}
 	if has, err := k.byConsensusKey.Has(ctx, fmt.Sprintf("%x", a.ConsensusKey)); err != nil || has {
 		return errors.Join(err, errors.New("another city has this consensus key"))
 	}
-	if len(a.NodeID) != nodeIDSize || strings.Trim(a.NodeID, "0123456789abcdef") != "" {
-		return fmt.Errorf("node id must have %d lower-case hex digits", nodeIDSize)
+	if len(a.NodeKey) != keySize {
+		return fmt.Errorf("node key must be an Ed25519 public key of %d bytes", keySize)
 	}
 	if err := k.Cities.Each(ctx, "", func(_ string, c bsn.City) (bool, error) {
-		if c.NodeID == a.NodeID {
-			return false, fmt.Errorf("city %q has this node id", c.Name)
+		if bytes.Equal(c.NodeKey, a.NodeKey) {
+			return false, fmt.Errorf("city %q has this node key", c.Name)
 		}
 		return true, nil
 	}); err != nil {
@@ -139,21 +140,25 @@ func (k *Keeper) Check(ctx context.Context, a Admission) error {
 	} else if !errors.Is(err, bsn.ErrNoRecord) {
 		return err
 	}
-	return checkAddresses(a.API, a.Gateway, a.Peer)
+	return checkAddresses(a.API, a.Gateway, a.Link)
 }
 
 // checkAddresses looks at where a city says that it is reached: other cities and
 // people's programs connect there. What is empty is not looked at.
-func checkAddresses(api, gateway, peer string) error {
+func checkAddresses(api, gateway string, link []string) error {
 	for _, text := range []string{api, gateway} {
 		u, err := url.Parse(text)
 		if text != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || text != u.Scheme+"://"+u.Host || !hostPort(u.Host, u.Port())) {
 			return fmt.Errorf("addresses of API and gateway must be http or https and a host, such as https://paris.example.org:7700, of at most %d bytes", maxURL)
 		}
 	}
-	_, port, err := net.SplitHostPort(peer)
-	if peer != "" && (err != nil || port == "" || !hostPort(peer, port)) {
-		return fmt.Errorf("address for ledger peers must be host:port, such as paris.example.org:26656, and at most %d bytes", maxURL)
+	if len(link) > maxLink {
+		return fmt.Errorf("%d addresses of the link, the most is %d", len(link), maxLink)
+	}
+	for _, text := range link {
+		if _, port, err := net.SplitHostPort(text); err != nil || port == "" || !hostPort(text, port) {
+			return fmt.Errorf("address of the link must be host:port, such as paris.example.org:%d, and at most %d bytes", bsn.PortLink, maxURL)
+		}
 	}
 	return nil
 }
@@ -207,10 +212,9 @@ func (k *Keeper) Admit(ctx context.Context, a Admission, height int64) (bsn.City
 	home := number.Addr(index, bsn.ServiceCity)
 	c := bsn.City{
 		Name: a.City, Operator: a.Operator, Index: index, Address: address,
-		ConsensusKey: a.ConsensusKey, NodeID: a.NodeID, Status: bsn.CityAdmitted,
+		ConsensusKey: a.ConsensusKey, NodeKey: a.NodeKey, Link: a.Link, Status: bsn.CityAdmitted,
 		API:     or(a.API, "http://"+bsn.HostPort(home, bsn.PortAPI)),
 		Gateway: or(a.Gateway, "http://"+bsn.HostPort(home, bsn.PortGateway)),
-		Peer:    or(a.Peer, bsn.HostPort(home, bsn.PortLedger)),
 	}
 	if err := k.byConsensusKey.Set(ctx, fmt.Sprintf("%x", a.ConsensusKey), a.City); err != nil {
 		return bsn.City{}, err

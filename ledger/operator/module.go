@@ -54,7 +54,7 @@ func (s server) AdmitCity(ctx context.Context, m *pb.MsgAdmitCity) (*pb.MsgAdmit
 func FromMessage(m *pb.MsgAdmitCity) Admission {
 	return Admission{
 		Operator: m.Operator, OperatorKey: m.OperatorKey, City: m.City, CityKey: m.CityKey,
-		ConsensusKey: m.ConsensusKey, NodeID: m.NodeId, API: m.Api, Gateway: m.Gateway, Peer: m.Peer,
+		ConsensusKey: m.ConsensusKey, NodeKey: m.NodeKey, API: m.Api, Gateway: m.Gateway, Link: m.Link,
 	}
 }
 
@@ -71,10 +71,10 @@ func (s server) UpdateCity(ctx context.Context, m *pb.MsgUpdateCity) (*pb.MsgUpd
 	if err != nil {
 		return nil, err
 	}
-	if err := checkAddresses(m.Api, m.Gateway, m.Peer); err != nil {
+	if err := checkAddresses(m.Api, m.Gateway, m.Link); err != nil {
 		return nil, err
 	}
-	c.API, c.Gateway, c.Peer = or(m.Api, c.API), or(m.Gateway, c.Gateway), or(m.Peer, c.Peer)
+	c.API, c.Gateway, c.Link = or(m.Api, c.API), or(m.Gateway, c.Gateway), m.Link
 	return &pb.MsgUpdateCityResponse{}, s.k.Cities.Set(ctx, c.Name, c)
 }
 

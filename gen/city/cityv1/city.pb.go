@@ -1091,14 +1091,16 @@ func (x *FollowResponse) GetChanges() []*Change {
 }
 
 type ApplyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Invitation    string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
-	Operator      string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
-	OperatorKey   []byte                 `protobuf:"bytes,3,opt,name=operator_key,json=operatorKey,proto3" json:"operator_key,omitempty"`
-	City          string                 `protobuf:"bytes,4,opt,name=city,proto3" json:"city,omitempty"`
-	CityKey       []byte                 `protobuf:"bytes,5,opt,name=city_key,json=cityKey,proto3" json:"city_key,omitempty"`
-	ConsensusKey  []byte                 `protobuf:"bytes,6,opt,name=consensus_key,json=consensusKey,proto3" json:"consensus_key,omitempty"`
-	NodeId        string                 `protobuf:"bytes,7,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Invitation   string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	Operator     string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	OperatorKey  []byte                 `protobuf:"bytes,3,opt,name=operator_key,json=operatorKey,proto3" json:"operator_key,omitempty"`
+	City         string                 `protobuf:"bytes,4,opt,name=city,proto3" json:"city,omitempty"`
+	CityKey      []byte                 `protobuf:"bytes,5,opt,name=city_key,json=cityKey,proto3" json:"city_key,omitempty"`
+	ConsensusKey []byte                 `protobuf:"bytes,6,opt,name=consensus_key,json=consensusKey,proto3" json:"consensus_key,omitempty"`
+	NodeKey      []byte                 `protobuf:"bytes,7,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
+	// Where the city's link can be reached from outside, host:port.
+	Link          []string `protobuf:"bytes,8,rep,name=link,proto3" json:"link,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1175,11 +1177,18 @@ func (x *ApplyRequest) GetConsensusKey() []byte {
 	return nil
 }
 
-func (x *ApplyRequest) GetNodeId() string {
+func (x *ApplyRequest) GetNodeKey() []byte {
 	if x != nil {
-		return x.NodeId
+		return x.NodeKey
 	}
-	return ""
+	return nil
+}
+
+func (x *ApplyRequest) GetLink() []string {
+	if x != nil {
+		return x.Link
+	}
+	return nil
 }
 
 type ApplyResponse struct {
@@ -1348,7 +1357,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x0eFollowResponse\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x03R\x06height\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12-\n" +
-	"\achanges\x18\x03 \x03(\v2\x13.bsn.city.v1.ChangeR\achanges\"\xda\x01\n" +
+	"\achanges\x18\x03 \x03(\v2\x13.bsn.city.v1.ChangeR\achanges\"\xf0\x01\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x01 \x01(\tR\n" +
@@ -1357,8 +1366,9 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\foperator_key\x18\x03 \x01(\fR\voperatorKey\x12\x12\n" +
 	"\x04city\x18\x04 \x01(\tR\x04city\x12\x19\n" +
 	"\bcity_key\x18\x05 \x01(\fR\acityKey\x12#\n" +
-	"\rconsensus_key\x18\x06 \x01(\fR\fconsensusKey\x12\x17\n" +
-	"\anode_id\x18\a \x01(\tR\x06nodeId\"\xa3\x01\n" +
+	"\rconsensus_key\x18\x06 \x01(\fR\fconsensusKey\x12\x19\n" +
+	"\bnode_key\x18\a \x01(\fR\anodeKey\x12\x12\n" +
+	"\x04link\x18\b \x03(\tR\x04link\"\xa3\x01\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\bproposal\x18\x01 \x01(\x04R\bproposal\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
