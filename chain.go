@@ -101,6 +101,9 @@ func (c Chain) Refused() bool {
 	return c.Genesis != "" && 3*(len(c.Committee)-no) <= 2*len(c.Committee)
 }
 
+// Runs tells whether the chain's nodes run, so that it can be called.
+func (c Chain) Runs() bool { return c.Status == ChainRunning || c.Status == ChainClosed }
+
 // Member tells whether the city belongs to the chain's committee.
 func (c Chain) Member(city string) bool {
 	for _, m := range c.Committee {

@@ -13,8 +13,33 @@ type Operator struct {
 	// Admitted is the ledger height at which the operator was admitted.
 	Admitted int64 `json:"admitted"`
 	// ValidatingCity carries the operator's voting power on the ledger; empty
-	// until a city of the operator has been activated.
+	// until a city of the operator has been activated, and while it has no power.
 	ValidatingCity string `json:"validatingCity,omitempty"`
+	// Absence is how much the validating city has been missed; nil: never for long.
+	Absence *Absence `json:"absence,omitempty"`
+	// Suspended: the operator lost its power and its vote by evidence, until the
+	// others reinstate it.
+	Suspended *Suspension `json:"suspended,omitempty"`
+	// Evicted is the ledger height at which the operators voted it out; 0: they did not.
+	Evicted int64 `json:"evicted,omitempty"`
+}
+
+// Absence counts blocks that an operator's validating city did not sign.
+type Absence struct {
+	// Since is the ledger time, in Unix seconds, since which it signs none; 0: it signs.
+	Since int64 `json:"since,omitempty"`
+	// Seconds and Blocks are what the absences that have ended came to, from the
+	// ledger time Counted on.
+	Seconds int64 `json:"seconds"`
+	Blocks  int64 `json:"blocks"`
+	Counted int64 `json:"counted"`
+}
+
+// Suspension says why and at which ledger height an operator lost its power.
+type Suspension struct {
+	Reason string `json:"reason"`
+	Height int64  `json:"height"`
+	City   string `json:"city"` // whose key gave the evidence
 }
 
 // CityStatus is where a city stands on its way into the network.
@@ -25,7 +50,19 @@ const (
 	CityAdmitted CityStatus = "admitted"
 	// CityActive: the city follows the ledger and takes its part.
 	CityActive CityStatus = "active"
+	// CityLeaving: the city is out of all committees and drains.
+	CityLeaving CityStatus = "leaving"
+	// CityLeft: the city has drained; its key writes no more.
+	CityLeft CityStatus = "left"
+	// CityEvicted: the operators voted the city, or its operator, out.
+	CityEvicted CityStatus = "evicted"
 )
+
+// Member tells whether a city of this status is part of the network: others talk
+// to it and its key may write.
+func (s CityStatus) Member() bool {
+	return s == CityAdmitted || s == CityActive || s == CityLeaving
+}
 
 // City is one site of an operator.
 type City struct {
@@ -48,6 +85,10 @@ type City struct {
 	API     string     `json:"api"`
 	Gateway string     `json:"gateway"`
 	Status  CityStatus `json:"status"`
+	// Since is the ledger time, in Unix seconds, at which the city began to leave,
+	// left or was evicted. A leaving city serves, or says where else, until Until.
+	Since int64 `json:"since,omitempty"`
+	Until int64 `json:"until,omitempty"`
 }
 
 // NodeID is the city's id among the ledger's nodes (a CometBFT peer id): the first
@@ -83,9 +124,22 @@ type Proposal struct {
 	Summary string          `json:"summary"`
 	Message string          `json:"message"`
 	Status  ProposalStatus  `json:"status"`
-	Votes   map[string]bool `json:"votes"`
-	Opened  int64           `json:"opened"`
-	// Expires is ledger time, Unix seconds.
-	Expires int64  `json:"expires"`
-	Reason  string `json:"reason,omitempty"`
+	Votes   map[string]Vote `json:"votes"` // by operator
+	// Opened, Expires and Decided are ledger time, in Unix seconds.
+	Opened  int64 `json:"opened"`
+	Expires int64 `json:"expires"`
+	// Decided is when, and Height at which ledger height, it passed and took effect,
+	// failed, was rejected or expired; 0 while it is open.
+	Decided int64 `json:"decided,omitempty"`
+	Height  int64 `json:"height,omitempty"`
+	// Voters are the operators that had a vote when it was decided.
+	Voters int    `json:"voters,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Vote is an operator's latest vote on a proposal.
+type Vote struct {
+	Yes    bool  `json:"yes"`
+	Height int64 `json:"height"` // of the ledger
+	Time   int64 `json:"time"`   // ledger time, Unix seconds
 }

@@ -148,7 +148,7 @@ func (h Home) Init(operator string) (ledger.Admission, error) {
 }
 
 // Found makes a new network with this city as its first.
-func (h Home) Found(operator, network string, net bsn.Net, allowance ledger.Allowance) error {
+func (h Home) Found(operator, network string, net bsn.Net, parameters bsn.Parameters) error {
 	a, err := h.Init(operator)
 	if err != nil {
 		return err
@@ -160,7 +160,7 @@ func (h Home) Found(operator, network string, net bsn.Net, allowance ledger.Allo
 	if s.Network != "" {
 		return fmt.Errorf("city %q is part of network %q already", h.Name, s.Network)
 	}
-	genesis, err := ledger.NewGenesis(network, net, a, allowance)
+	genesis, err := ledger.NewGenesis(network, net, a, parameters)
 	if err != nil {
 		return err
 	}

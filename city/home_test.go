@@ -49,10 +49,10 @@ func TestInitTwiceGivesTheSame(t *testing.T) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
-	if err := h.Found("op", "test-net", 77, nil); err != nil {
+	if err := h.Found("op", "test-net", 77, bsn.Parameters{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Found("op", "test-net", 77, nil); err == nil || !strings.Contains(err.Error(), "already") {
+	if err := h.Found("op", "test-net", 77, bsn.Parameters{}); err == nil || !strings.Contains(err.Error(), "already") {
 		t.Errorf("founded twice: %v", err)
 	}
 	if s, err := h.Load(); err != nil || s.Network != "test-net" || s.Net != 77 || s.Index != 1 || s.Operator != "op" {
@@ -136,7 +136,7 @@ func TestOneDaemonOfACity(t *testing.T) {
 func founder(t *testing.T) (d *daemon, operator *ledger.Client, url string) {
 	t.Helper()
 	h := Home{t.TempDir(), "chongqing"}
-	if err := h.Found("op", "test-net", 77, nil); err != nil {
+	if err := h.Found("op", "test-net", 77, bsn.Parameters{}); err != nil {
 		t.Fatal(err)
 	}
 	d = &daemon{home: h, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1)}
@@ -270,7 +270,7 @@ func TestJoin(t *testing.T) {
 	if err := join(t, late, good, operator, d, true); !errors.Is(err, api.ErrApplication) || !strings.Contains(err.Error(), "another city") {
 		t.Errorf("late: %v", err)
 	}
-	if err := h.Found("third", "mine", 66, nil); err == nil {
+	if err := h.Found("third", "mine", 66, bsn.Parameters{}); err == nil {
 		t.Error("a city of a network founded another")
 	}
 }

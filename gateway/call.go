@@ -62,7 +62,7 @@ func (g *Gateway) route(chain string) (*pool, answer, bool) {
 	switch {
 	case !ok:
 		return nil, refuse(outcomeRefused, codeChain, "there is no chain %q in this network", clipName(chain)).with(http.StatusNotFound), false
-	case p.chain.Status != bsn.ChainRunning && p.chain.Status != bsn.ChainClosed:
+	case !p.chain.Runs():
 		return nil, refuse(outcomeUnavailable, codeUnavailable, "chain %s is not running yet (%s)", chain, p.chain.Status).with(http.StatusServiceUnavailable), false
 	case p.framework == nil:
 		return nil, refuse(outcomeUnavailable, codeUnavailable, "this gateway does not know framework %s of chain %s: upgrade it",

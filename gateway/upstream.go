@@ -77,7 +77,7 @@ func (u *upstreams) update(ctx context.Context, chains []bsn.Chain) {
 		if before != nil {
 			p.used = before.used
 		}
-		if p.framework != nil && (c.Status == bsn.ChainRunning || c.Status == bsn.ChainClosed) {
+		if p.framework != nil && c.Runs() {
 			p.nodes = u.nodes(ctx, p, before)
 		}
 		pools[c.Name] = p

@@ -7,6 +7,7 @@ package ledger
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"cosmossdk.io/log/v2"
@@ -42,6 +43,7 @@ import (
 	"github.com/openbsn/bsn/ledger/govern"
 	"github.com/openbsn/bsn/ledger/key"
 	"github.com/openbsn/bsn/ledger/operator"
+	"github.com/openbsn/bsn/ledger/parameter"
 	"github.com/openbsn/bsn/ledger/record"
 	"github.com/openbsn/bsn/ledger/writer"
 )
@@ -107,7 +109,7 @@ func newApplication(db dbm.DB, network string) (*application, error) {
 	base.SetTxEncoder(c.tx.TxEncoder())
 
 	keys := storetypes.NewKVStoreKeys(authtypes.StoreKey, consensustypes.StoreKey,
-		writer.StoreKey, operator.StoreKey, govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey)
+		parameter.StoreKey, writer.StoreKey, operator.StoreKey, govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey)
 	store := func(name string) storeService { return runtime.NewKVStoreService(keys[name]) }
 	by := authority.String()
 
@@ -115,9 +117,10 @@ func newApplication(db dbm.DB, network string) (*application, error) {
 	base.SetParamStore(consensusKeeper.ParamsStore)
 	authKeeper := authkeeper.NewAccountKeeper(c.codec, store(authtypes.StoreKey), authtypes.ProtoBaseAccount,
 		map[string][]string{}, addresscodec.NewBech32Codec(key.Prefix), key.Prefix, by, authkeeper.WithUnorderedTransactions(true))
-	writers := writer.NewKeeper(store(writer.StoreKey), authKeeper)
-	operators := operator.NewKeeper(store(operator.StoreKey), writers, by)
-	proposals := govern.NewKeeper(store(govern.StoreKey), c.codec, base.MsgServiceRouter(), operators, writers, authority)
+	parameters := parameter.NewKeeper(store(parameter.StoreKey), by)
+	writers := writer.NewKeeper(store(writer.StoreKey), authKeeper, parameters)
+	operators := operator.NewKeeper(store(operator.StoreKey), parameters, writers, by)
+	proposals := govern.NewKeeper(store(govern.StoreKey), c.codec, base.MsgServiceRouter(), parameters, operators, writers, authority)
 	chains := chain.NewKeeper(store(chain.StoreKey), operators, by)
 	accounts := account.NewKeeper(store(account.StoreKey), writers, operators, by)
 	apps := app.NewKeeper(store(app.StoreKey), writers, operators, chains, accounts)
@@ -125,7 +128,7 @@ func newApplication(db dbm.DB, network string) (*application, error) {
 	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, tables: map[bsn.Kind]record.Reader{}}
 	for _, t := range []record.Reader{
 		operators.Operators, operators.Cities, proposals.Proposals, chains.Chains,
-		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps,
+		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps, parameters.Records,
 	} {
 		a.tables[t.Kind()] = t
 	}
@@ -133,18 +136,20 @@ func newApplication(db dbm.DB, network string) (*application, error) {
 	a.manager = module.NewManager(
 		auth.NewAppModule(c.codec, authKeeper, nil, nil),
 		consensus.NewAppModule(c.codec, consensusKeeper),
-		writer.NewModule(writers), operator.NewModule(operators), govern.NewModule(proposals),
+		parameter.NewModule(parameters), writer.NewModule(writers), operator.NewModule(operators), govern.NewModule(proposals),
 		chain.NewModule(chains), account.NewModule(accounts), app.NewModule(apps),
 	)
 	order := []string{
-		authtypes.ModuleName, consensustypes.ModuleName, writer.StoreKey, operator.StoreKey,
-		govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey,
+		authtypes.ModuleName, consensustypes.ModuleName, parameter.StoreKey, writer.StoreKey, operator.StoreKey,
+		chain.StoreKey, govern.StoreKey, account.StoreKey, app.StoreKey,
 	}
 	a.manager.SetOrderInitGenesis(order...)
 	a.manager.SetOrderExportGenesis(order...)
 	a.manager.SetOrderPreBlockers(authtypes.ModuleName) // forgets expired transactions
 	a.manager.SetOrderBeginBlockers(order...)
-	a.manager.SetOrderEndBlockers(order...)
+	// Proposals are decided first: what they do to the operators' power is handed on
+	// in the same block.
+	a.manager.SetOrderEndBlockers(append([]string{govern.StoreKey}, slices.DeleteFunc(slices.Clone(order), func(name string) bool { return name == govern.StoreKey })...)...)
 	for _, m := range a.manager.Modules {
 		if r, ok := m.(interface {
 			RegisterInterfaces(cdctypes.InterfaceRegistry)

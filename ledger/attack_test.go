@@ -35,7 +35,7 @@ func (m *machine) refuses(t tester, c *Client, reason string, messages ...Messag
 
 func TestAdmissionsThatLie(t *testing.T) {
 	t.Parallel()
-	m := settle(t, 1, nil)
+	m := settle(t, 1, bsn.Parameters{})
 	fails := func(reason string, change func(*Admission)) {
 		t.Helper()
 		a := admission(5)
@@ -150,7 +150,7 @@ func TestLargeRecordsUseUpTheAllowance(t *testing.T) {
 }
 
 func TestLargeTransactionsUseUpTheAllowance(t *testing.T) {
-	m := settle(t, 1, Allowance{bsn.KindAccount: 20})
+	m := settle(t, 1, bsn.Parameters{AccountWrites: 20})
 	alice := m.client(t, "alice")
 	tx, err := alice.Sign(context.Background(), PublishApp(strings.Repeat("x", 100<<10), bsn.Version{}))
 	if err != nil {
@@ -229,7 +229,7 @@ type rawTx struct {
 
 func TestForgedTransactions(t *testing.T) {
 	t.Parallel()
-	m := settle(t, 2, nil)
+	m := settle(t, 2, bsn.Parameters{})
 	alice := []string{"alice"}
 	for name, c := range map[string]struct {
 		signers []string
@@ -324,7 +324,7 @@ func TestForgedTransactions(t *testing.T) {
 		t.Errorf("in a later block: %s", res.Log)
 	}
 	// A network that is founded again under the same name is another network.
-	again := settle(t, 2, nil)
+	again := settle(t, 2, bsn.Parameters{})
 	if res := again.block(t, raw(t, m, alice, "test-net", nil)).TxResults[0]; !strings.Contains(res.Log, "signature verification failed") {
 		t.Errorf("on a new network of the same name: %d %s", res.Code, res.Log)
 	}
@@ -342,7 +342,7 @@ func proposal(t *testing.T, effect sdk.Msg) sdk.Msg {
 
 // TestWritesAreAllOrNothing: the second of three messages fails.
 func TestWritesAreAllOrNothing(t *testing.T) {
-	m := settle(t, 1, nil)
+	m := settle(t, 1, bsn.Parameters{})
 	alice := m.client(t, "alice")
 	m.refuses(t, alice, "malformed name", SetProject(bsn.Project{Name: "one"}), SetProject(bsn.Project{Name: "Two!"}), SetProject(bsn.Project{Name: "three"}))
 	m.compare(t)
@@ -350,7 +350,7 @@ func TestWritesAreAllOrNothing(t *testing.T) {
 }
 
 func TestKeysOfAProject(t *testing.T) {
-	m := settle(t, 2, nil)
+	m := settle(t, 2, bsn.Parameters{})
 	alice := m.client(t, "alice")
 	_, k := bsn.NewKey("city-0")
 	m.write(t, alice, SetProject(bsn.Project{Name: "web"}), AddKey("web", k), AddKey("web", k))

@@ -14,23 +14,25 @@ import (
 	"github.com/openbsn/bsn/ledger/chain"
 	"github.com/openbsn/bsn/ledger/govern"
 	"github.com/openbsn/bsn/ledger/operator"
+	"github.com/openbsn/bsn/ledger/parameter"
 	"github.com/openbsn/bsn/ledger/writer"
 )
 
 // Admission is what a city brings with it when it joins.
 type Admission = operator.Admission
 
-// Allowance is the number of writes an hour for one writer of a kind.
-type Allowance = writer.Allowance
-
 const (
 	maxBlockBytes = 1 << 20
 	maxTxBytes    = 256 << 10
+	// Evidence of two votes for one height counts for a week. In that time there are
+	// at least so many heartbeats, so that time alone decides.
+	evidenceAge    = 7 * 24 * time.Hour
+	evidenceBlocks = int64(evidenceAge / heartbeat)
 )
 
-// NewGenesis founds a network with one operator and its first city. A zero
-// allowance of a kind takes the default.
-func NewGenesis(network string, net bsn.Net, founder Admission, allowance Allowance) ([]byte, error) {
+// NewGenesis founds a network with one operator and its first city. What is zero
+// in the parameters takes the default.
+func NewGenesis(network string, net bsn.Net, founder Admission, parameters bsn.Parameters) ([]byte, error) {
 	if err := bsn.CheckName("network", network); err != nil {
 		return nil, err
 	}
@@ -38,15 +40,20 @@ func NewGenesis(network string, net bsn.Net, founder Admission, allowance Allowa
 	if err != nil {
 		return nil, fmt.Errorf("encode founder: %w", err)
 	}
+	figures, err := parameter.Genesis(parameters)
+	if err != nil {
+		return nil, err
+	}
 	empty := json.RawMessage("{}")
 	state, err := json.Marshal(map[string]json.RawMessage{
-		"auth":            json.RawMessage(`{"params":{"max_memo_characters":"0","tx_sig_limit":"1","tx_size_cost_per_byte":"10","sig_verify_cost_ed25519":"590","sig_verify_cost_secp256k1":"1000"},"accounts":[]}`),
-		writer.StoreKey:   writer.Genesis(allowance),
-		operator.StoreKey: operators,
-		govern.StoreKey:   empty,
-		chain.StoreKey:    empty,
-		account.StoreKey:  empty,
-		app.StoreKey:      empty,
+		"auth":             json.RawMessage(`{"params":{"max_memo_characters":"0","tx_sig_limit":"1","tx_size_cost_per_byte":"10","sig_verify_cost_ed25519":"590","sig_verify_cost_secp256k1":"1000"},"accounts":[]}`),
+		parameter.StoreKey: figures,
+		writer.StoreKey:    empty,
+		operator.StoreKey:  operators,
+		govern.StoreKey:    empty,
+		chain.StoreKey:     empty,
+		account.StoreKey:   empty,
+		app.StoreKey:       empty,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode state: %w", err)
@@ -55,6 +62,7 @@ func NewGenesis(network string, net bsn.Net, founder Admission, allowance Allowa
 	params.Block.MaxBytes = maxBlockBytes
 	params.Block.MaxGas = -1
 	params.Evidence.MaxBytes = maxBlockBytes / 4
+	params.Evidence.MaxAgeDuration, params.Evidence.MaxAgeNumBlocks = evidenceAge, evidenceBlocks
 	doc := cmttypes.GenesisDoc{
 		GenesisTime: time.Now().UTC(), ChainID: network, InitialHeight: 1,
 		ConsensusParams: params, AppState: state,

@@ -47,7 +47,7 @@ func must[T any](t *testing.T) func(T, error) T {
 
 // found starts a network of n operators with a city each, named op-N and city-N:
 // the first by genesis, the others by proposal, vote and activation.
-func found(t *testing.T, n int, allowance Allowance) *network {
+func found(t *testing.T, n int, parameters bsn.Parameters) *network {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -63,7 +63,7 @@ func found(t *testing.T, n int, allowance Allowance) *network {
 			ConsensusKey: id.ConsensusKey, NodeKey: id.NodeKey,
 		}
 		if i == 0 {
-			genesis = must[[]byte](t)(NewGenesis("test-net", 77, adm, allowance))
+			genesis = must[[]byte](t)(NewGenesis("test-net", 77, adm, parameters))
 		} else {
 			res := must[Result](t)(w.cities[0].Write(ctx, Propose("admit", AdmitCity(adm))))
 			for _, o := range w.operators {
@@ -144,7 +144,7 @@ func refuse(t *testing.T, err error, reason string) {
 
 func TestFourOperatorsHaveEqualPower(t *testing.T) {
 	t.Parallel()
-	w := found(t, 4, nil)
+	w := found(t, 4, bsn.Parameters{})
 	if s := must[Status](t)(w.nodes[3].Status(w.ctx)); s.Validators != 4 && s.Height > 0 {
 		// Power follows two blocks after activation; the next write brings them.
 		must[Result](t)(w.cities[0].Write(w.ctx, UpdateCity("", "", nil)))
@@ -177,7 +177,7 @@ func TestFourOperatorsHaveEqualPower(t *testing.T) {
 
 func TestStrangersReplaysAndMalformedAreRefused(t *testing.T) {
 	t.Parallel()
-	w := found(t, 1, nil)
+	w := found(t, 1, bsn.Parameters{})
 	stranger := must[*Client](t)(NewClient(w.nodes[0], key.New()))
 	_, err := stranger.Write(w.ctx, SetProject(bsn.Project{Name: "web"}))
 	refuse(t, err, "not registered")
@@ -213,7 +213,7 @@ func (e Effect) as(string) (m sdkMsg, err error) { return e.msg, nil }
 
 func TestReplayIsRefused(t *testing.T) {
 	t.Parallel()
-	w := found(t, 1, nil)
+	w := found(t, 1, bsn.Parameters{})
 	alice, _ := w.account("alice")
 	tx := must[[]byte](t)(alice.Sign(w.ctx, SetProject(bsn.Project{Name: "web"})))
 	must[Result](t)(w.nodes[0].Submit(w.ctx, tx))
@@ -225,7 +225,7 @@ func TestReplayIsRefused(t *testing.T) {
 
 func TestAllowance(t *testing.T) {
 	t.Parallel()
-	w := found(t, 1, Allowance{bsn.KindAccount: 3})
+	w := found(t, 1, bsn.Parameters{AccountWrites: 3})
 	alice, _ := w.account("alice")
 	for i := range 3 {
 		must[Result](t)(alice.Write(w.ctx, SetProject(bsn.Project{Name: fmt.Sprintf("web-%d", i)})))
@@ -238,7 +238,7 @@ func TestAllowance(t *testing.T) {
 
 func TestProjectsAndKeys(t *testing.T) {
 	t.Parallel()
-	w := found(t, 1, nil)
+	w := found(t, 1, bsn.Parameters{})
 	alice, _ := w.account("alice")
 	_, k := bsn.NewKey("city-0")
 	must[Result](t)(alice.Write(w.ctx, SetProject(bsn.Project{Name: "web", Limits: bsn.Limits{RequestsPerSecond: 5}}), AddKey("web", k)))
@@ -266,7 +266,7 @@ func TestProjectsAndKeys(t *testing.T) {
 // TestFollowHasNoGap writes from many goroutines while followers come and go.
 func TestFollowHasNoGap(t *testing.T) {
 	t.Parallel()
-	w := found(t, 1, nil)
+	w := found(t, 1, bsn.Parameters{})
 	alice, _ := w.account("alice")
 	_, from, err := w.nodes[0].List(w.ctx, bsn.KindProject, "", 0)
 	if err != nil {

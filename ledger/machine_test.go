@@ -85,9 +85,9 @@ func begin(t tester, genesis []byte) *machine {
 }
 
 // settle makes a network of n operators, with a portal and the accounts alice and bob.
-func settle(t tester, n int, allowance Allowance) *machine {
+func settle(t tester, n int, parameters bsn.Parameters) *machine {
 	t.Helper()
-	genesis, err := NewGenesis("test-net", 77, admission(0), allowance)
+	genesis, err := NewGenesis("test-net", 77, admission(0), parameters)
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
@@ -114,7 +114,7 @@ func settle(t tester, n int, allowance Allowance) *machine {
 func running(t tester) *machine {
 	t.Helper()
 	foundOnce.Do(func() {
-		m := settle(t, 4, nil)
+		m := settle(t, 4, bsn.Parameters{})
 		m.pass(t, OpenChain(bsn.Chain{
 			Name: "a1", Kind: bsn.ChainOpen, Framework: "kaia", NetworkID: 9, Deploy: bsn.DeployAccounts,
 			Committee: []string{"city-0", "city-1", "city-2", "city-3"},

@@ -3,7 +3,9 @@ package ledger
 import (
 	"errors"
 	"maps"
+	"math"
 	"slices"
+	"time"
 
 	cdctypes "github.com/cosmos/cosmos-sdk/codec/types"
 	sdk "github.com/cosmos/cosmos-sdk/types"
@@ -14,6 +16,7 @@ import (
 	"github.com/openbsn/bsn/gen/ledger/chainpb"
 	"github.com/openbsn/bsn/gen/ledger/governpb"
 	"github.com/openbsn/bsn/gen/ledger/operatorpb"
+	"github.com/openbsn/bsn/gen/ledger/parameterpb"
 )
 
 // Message is one write to the ledger, waiting for its signer.
@@ -50,6 +53,45 @@ func SetCommittee(chain string, cities []string) Effect {
 	return Effect{&chainpb.MsgSetCommittee{Authority: authority.String(), Chain: chain, Committee: cities}}
 }
 
+// CloseChain is the effect that closes a chain to new apps, ReopenChain the one
+// that opens it again.
+func CloseChain(chain string) Effect {
+	return Effect{&chainpb.MsgCloseChain{Authority: authority.String(), Chain: chain}}
+}
+
+// ReopenChain opens a closed chain again.
+func ReopenChain(chain string) Effect {
+	return Effect{&chainpb.MsgReopenChain{Authority: authority.String(), Chain: chain}}
+}
+
+// SetDeploy is the effect that changes who may create contracts on a chain.
+func SetDeploy(chain string, p bsn.DeployPolicy) Effect {
+	return Effect{&chainpb.MsgSetDeploy{Authority: authority.String(), Chain: chain, Deploy: string(p)}}
+}
+
+// EvictCity is the effect that puts a city out of the network.
+func EvictCity(city string) Effect {
+	return Effect{&operatorpb.MsgEvictCity{Authority: authority.String(), City: city}}
+}
+
+// EvictOperator is the effect that puts an operator out, with all its cities.
+func EvictOperator(operator string) Effect {
+	return Effect{&operatorpb.MsgEvictOperator{Authority: authority.String(), Operator: operator}}
+}
+
+// ReinstateOperator is the effect that gives a suspended operator its power back,
+// carried by one of its cities with a new consensus key.
+func ReinstateOperator(operator, city string, consensusKey []byte) Effect {
+	return Effect{&operatorpb.MsgReinstateOperator{
+		Authority: authority.String(), Operator: operator, City: city, ConsensusKey: consensusKey,
+	}}
+}
+
+// SetParameter is the effect that changes one of the network's [bsn.Parameters].
+func SetParameter(name string, value int64) Effect {
+	return Effect{&parameterpb.MsgSetParameter{Authority: authority.String(), Name: name, Value: value}}
+}
+
 // RegisterPortal is the effect that makes a portal.
 func RegisterPortal(name string, key []byte, url string) Effect {
 	return Effect{&accountpb.MsgRegisterPortal{Authority: authority.String(), Name: name, Key: key, Url: url}}
@@ -83,6 +125,20 @@ func UpdateCity(api, gateway string, link []string) Message {
 	return message(func(s string) sdk.Msg {
 		return &operatorpb.MsgUpdateCity{City: s, Api: api, Gateway: gateway, Link: link}
 	})
+}
+
+// LeaveCity begins a city's way out of the network; signed by the city or its
+// operator. It goes on answering for the time of notice, of ledger time.
+func LeaveCity(city string, notice time.Duration) Message {
+	return message(func(s string) sdk.Msg {
+		return &operatorpb.MsgLeaveCity{Signer: s, City: city, Notice: uint32(min(max(notice, 0)/time.Second, math.MaxUint32))}
+	})
+}
+
+// EndCity says that a leaving city has left; signed by the city once it has
+// drained, or by its operator.
+func EndCity(city string) Message {
+	return message(func(s string) sdk.Msg { return &operatorpb.MsgEndCity{Signer: s, City: city} })
 }
 
 // PostNode posts the public keys of the signing city's node of a chain.

@@ -67,7 +67,7 @@ func home(t *testing.T) string {
 	id := must[Identity](t)(InitNode(dir))
 	a := admission(0)
 	a.ConsensusKey, a.NodeKey = id.ConsensusKey, id.NodeKey
-	if err := WriteGenesis(dir, must[[]byte](t)(NewGenesis("test-net", 77, a, nil))); err != nil {
+	if err := WriteGenesis(dir, must[[]byte](t)(NewGenesis("test-net", 77, a, bsn.Parameters{}))); err != nil {
 		t.Fatal(err)
 	}
 	return dir

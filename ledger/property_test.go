@@ -127,7 +127,7 @@ var needed = []int{0, 1, 2, 3, 3, 4, 5, 5}
 func TestVotesAreTallied(t *testing.T) {
 	t.Parallel()
 	for n := 1; n < len(needed); n++ {
-		m := settle(t, n, nil)
+		m := settle(t, n, bsn.Parameters{})
 		count := 0
 		rapid.Check(t, func(t *rapid.T) {
 			count++
@@ -184,7 +184,7 @@ func TestVotesAreTallied(t *testing.T) {
 func TestAllowanceIsPerHourOfLedgerTime(t *testing.T) {
 	t.Parallel()
 	const limit = 5
-	genesis := settle(t, 1, Allowance{bsn.KindAccount: limit}).export(t)
+	genesis := settle(t, 1, bsn.Parameters{AccountWrites: limit}).export(t)
 	rapid.Check(t, func(t *rapid.T) {
 		m := begin(t, genesis)
 		alice := m.client(t, "alice")
@@ -238,7 +238,7 @@ func roundTrip[T any](t *testing.T) {
 
 // FuzzCheckTx hands bytes to the application as a peer or a caller may.
 func FuzzCheckTx(f *testing.F) {
-	m := settle(f, 1, nil)
+	m := settle(f, 1, bsn.Parameters{})
 	for _, messages := range [][]Message{
 		{SetProject(bsn.Project{Name: "web"})},
 		{PublishApp("certificates", bsn.Version{Artifact: strings.Repeat("ab", 32), Chain: "chongqing", Cities: []string{"city-0"}})},

@@ -9,7 +9,7 @@ import (
 )
 
 func TestVotingTakesMoreThanTwoThirds(t *testing.T) {
-	m := settle(t, 3, nil)
+	m := settle(t, 3, bsn.Parameters{})
 	res := m.write(t, m.operators[0], Propose("a portal", RegisterPortal("shop", seed("shop").Public(), "")))
 	id := res.Proposal()
 	again := m.write(t, m.operators[1], Propose("a portal", RegisterPortal("other", seed("other").Public(), "")))
@@ -43,7 +43,7 @@ func TestVotingTakesMoreThanTwoThirds(t *testing.T) {
 }
 
 func TestChainAndApp(t *testing.T) {
-	m := settle(t, 4, nil)
+	m := settle(t, 4, bsn.Parameters{})
 	open := bsn.Chain{Name: "chongqing", Kind: bsn.ChainOpen, Framework: "kaia", NetworkID: 1901, Deploy: bsn.DeployAccounts, Committee: []string{"city-0", "city-1", "city-2", "city-3"}}
 	m.pass(t, OpenChain(open))
 	for i, c := range m.cities {

@@ -75,7 +75,7 @@ func (w *world) start(dir string) error {
 	genesis, err := ledger.NewGenesis(network, 77, ledger.Admission{
 		Operator: "op", OperatorKey: w.keys["operator"].Public(), City: "paris", CityKey: w.keys["city"].Public(),
 		ConsensusKey: id.ConsensusKey, NodeKey: id.NodeKey,
-	}, nil)
+	}, bsn.Parameters{})
 	if err != nil {
 		return err
 	}

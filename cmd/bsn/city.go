@@ -16,7 +16,6 @@ import (
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/city"
-	"github.com/openbsn/bsn/ledger"
 	"github.com/openbsn/bsn/runtime/process"
 )
 
@@ -29,7 +28,7 @@ func cityCommand(s *session) *cobra.Command {
 func cityInit(s *session) *cobra.Command {
 	var operator, network string
 	var net int
-	var accountWrites int
+	var accountWrites int64
 	c := &cobra.Command{
 		Use:   "init CITY",
 		Short: "make a city's keys, and with --network a new network with it as the first",
@@ -52,11 +51,7 @@ func cityInit(s *session) *cobra.Command {
 			if err := bsn.CheckNet(net); err != nil {
 				return err
 			}
-			allowance := ledger.Allowance{}
-			if accountWrites > 0 {
-				allowance[bsn.KindAccount] = accountWrites
-			}
-			if err := h.Found(operator, network, bsn.Net(net), allowance); err != nil {
+			if err := h.Found(operator, network, bsn.Net(net), bsn.Parameters{AccountWrites: accountWrites}); err != nil {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "network %s is founded, with city %s of operator %s\nnext: bsn city start %s\n", network, h.Name, operator, h.Name)
@@ -66,7 +61,7 @@ func cityInit(s *session) *cobra.Command {
 	c.Flags().StringVar(&operator, "operator", "", "the operator that runs it (default: the city's name)")
 	c.Flags().StringVar(&network, "network", "", "found a new network of this name")
 	c.Flags().IntVar(&net, "net", int(bsn.DefaultNet), "the new network's number in virtual addresses, 127.NET.city.n")
-	c.Flags().IntVar(&accountWrites, "account-writes", 0, "the new network's ledger writes per account and hour (default 1000)")
+	c.Flags().Int64Var(&accountWrites, "account-writes", 0, "the new network's ledger writes per account and hour (default 1000)")
 	return c
 }
 

@@ -60,7 +60,7 @@ func proposalShow(s *session) *cobra.Command {
 		fmt.Fprintf(w, "proposal %d by %s is %s %s\n%s\n%s\n%s\n", p.ID, p.Proposer, p.Status, p.Reason, p.Effect, p.Summary, p.Message)
 		for _, operator := range sortedKeys(p.Votes) {
 			vote := "no"
-			if p.Votes[operator] {
+			if p.Votes[operator].Yes {
 				vote = "yes"
 			}
 			fmt.Fprintf(w, "  %s voted %s\n", operator, vote)
@@ -72,7 +72,7 @@ func proposalShow(s *session) *cobra.Command {
 
 func tally(p bsn.Proposal) (yes, no int) {
 	for _, v := range p.Votes {
-		if v {
+		if v.Yes {
 			yes++
 		} else {
 			no++

@@ -61,7 +61,7 @@ four times, and the votes. Where a network lies already, it is started again wit
 	}
 	c.Flags().BoolVar(&detach, "detach", false, "leave it running in the background")
 	c.Flags().IntVar(&u.net, "net", int(bsn.DefaultNet), "a new network's number in virtual addresses, 127.NET.city.n")
-	c.Flags().IntVar(&u.accountWrites, "account-writes", 0, "a new network's ledger writes per account and hour (default 1000)")
+	c.Flags().Int64Var(&u.accountWrites, "account-writes", 0, "a new network's ledger writes per account and hour (default 1000)")
 	return c
 }
 
@@ -71,7 +71,7 @@ type upNetwork struct {
 	*session
 	*steps
 	net           int
-	accountWrites int
+	accountWrites int64
 }
 
 func (u *upNetwork) run(ctx context.Context, w io.Writer) (err error) {
@@ -181,11 +181,7 @@ func (u *upNetwork) found(h city.Home) error {
 	if state, err := h.Load(); err == nil && state.Network != "" {
 		return nil
 	}
-	allowance := ledger.Allowance{}
-	if u.accountWrites > 0 {
-		allowance[bsn.KindAccount] = u.accountWrites
-	}
-	return h.Found(h.Name, demoNetwork, bsn.Net(u.net), allowance)
+	return h.Found(h.Name, demoNetwork, bsn.Net(u.net), bsn.Parameters{AccountWrites: u.accountWrites})
 }
 
 // joinOthers brings the other cities in: each applies with an invitation, the

@@ -37,7 +37,7 @@ const (
 func (*Kaia) Govern(ctx context.Context, site bsn.Site) (string, error) {
 	chain := site.Chain
 	self, member := chain.Node(site.City.Name)
-	if chain.Status != bsn.ChainRunning || !member {
+	if !chain.Runs() || !member {
 		return "", nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)

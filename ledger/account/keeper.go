@@ -181,7 +181,7 @@ func (k *Keeper) AddKey(ctx context.Context, m *pb.MsgAddKey) error {
 	if b, err := hex.DecodeString(m.Hash); err != nil || len(b) != 32 || m.Hash != strings.ToLower(m.Hash) {
 		return errors.New("key's hash must be a SHA-256 in 64 lower-case hex digits")
 	}
-	if _, err := k.operators.Cities.Get(ctx, m.City); err != nil {
+	if _, err := k.operators.Staying(ctx, m.City); err != nil {
 		return err
 	}
 	if owner, err := k.hashes.Get(ctx, m.Hash); err == nil {

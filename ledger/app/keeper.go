@@ -114,7 +114,7 @@ func (k *Keeper) version(ctx context.Context, m *pb.MsgPublish) (v bsn.Version, 
 		if slices.Contains(m.Cities[:i], city) {
 			return v, fmt.Errorf("app names city %q twice", city)
 		}
-		if _, err := k.operators.Cities.Get(ctx, city); err != nil {
+		if _, err := k.operators.Staying(ctx, city); err != nil {
 			return v, err
 		}
 		if !c.Member(city) {

@@ -42,6 +42,7 @@ type Keeper struct {
 // NewKeeper opens the module's store. Only authority opens chains.
 func NewKeeper(store corestore.KVStoreService, operators *operator.Keeper, authority string) *Keeper {
 	k := &Keeper{operators: operators, authority: authority}
+	operators.BeforeRemoval(k.release)
 	record.Schema(store, func(sb *collections.SchemaBuilder) {
 		k.Chains = record.NewTable[bsn.Chain](sb, 1, bsn.KindChain)
 		k.nextIndex = collections.NewSequence(sb, collections.NewPrefix(2), "index")
@@ -71,8 +72,8 @@ func (k *Keeper) Open(ctx context.Context, m *pb.MsgOpenChain) error {
 	if c.Kind != bsn.ChainOpen && c.Kind != bsn.ChainDedicated {
 		return fmt.Errorf("kind %q: cities run chains of kind %s or %s", m.Kind, bsn.ChainOpen, bsn.ChainDedicated)
 	}
-	if c.Deploy != bsn.DeployAccounts && c.Deploy != bsn.DeployAnyone {
-		return fmt.Errorf("deploy policy %q: it is %s or %s", m.Deploy, bsn.DeployAccounts, bsn.DeployAnyone)
+	if err := checkDeploy(c.Deploy); err != nil {
+		return err
 	}
 	if c.NetworkID == 0 {
 		return errors.New("chain needs a network id above 0")
@@ -110,7 +111,7 @@ func (k *Keeper) checkCommittee(ctx context.Context, cities []string) error {
 		if slices.Contains(cities[:i], name) {
 			return fmt.Errorf("committee names city %q twice", name)
 		}
-		if _, err := k.operators.Cities.Get(ctx, name); err != nil {
+		if _, err := k.operators.Staying(ctx, name); err != nil {
 			return fmt.Errorf("committee: %w", err)
 		}
 	}
@@ -127,7 +128,7 @@ func (k *Keeper) SetCommittee(ctx context.Context, m *pb.MsgSetCommittee) error 
 	if err != nil {
 		return err
 	}
-	if c.Status != bsn.ChainRunning {
+	if !c.Runs() || c.Genesis == "" {
 		return fmt.Errorf("chain %q is at %q: its committee changes once it runs", c.Name, c.Status)
 	}
 	if err := k.checkCommittee(ctx, m.Committee); err != nil {
@@ -173,7 +174,7 @@ func (k *Keeper) PostNode(ctx context.Context, m *pb.MsgPostNode) error {
 		}
 		return fmt.Errorf("city %q posted another node for chain %q already", city.Name, c.Name)
 	}
-	if c.Status != bsn.ChainKeys && c.Status != bsn.ChainRunning {
+	if c.Status != bsn.ChainKeys && !c.Runs() {
 		return fmt.Errorf("chain %q is at %q: nodes are posted before its genesis, or when it runs", c.Name, c.Status)
 	}
 	c.Nodes = append(c.Nodes, n)

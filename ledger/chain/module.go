@@ -25,6 +25,7 @@ func NewModule(k *Keeper) Module {
 			ModuleName: StoreKey,
 			Interfaces: func(r cdctypes.InterfaceRegistry) {
 				r.RegisterImplementations((*sdk.Msg)(nil), &pb.MsgOpenChain{}, &pb.MsgSetCommittee{},
+					&pb.MsgCloseChain{}, &pb.MsgReopenChain{}, &pb.MsgSetDeploy{},
 					&pb.MsgPostNode{}, &pb.MsgProposeGenesis{}, &pb.MsgAnswerGenesis{})
 				msgservice.RegisterMsgServiceDesc(r, &pb.Msg_serviceDesc)
 			},
@@ -42,6 +43,18 @@ func (s server) OpenChain(ctx context.Context, m *pb.MsgOpenChain) (*pb.MsgOpenC
 
 func (s server) SetCommittee(ctx context.Context, m *pb.MsgSetCommittee) (*pb.MsgSetCommitteeResponse, error) {
 	return &pb.MsgSetCommitteeResponse{}, s.k.SetCommittee(ctx, m)
+}
+
+func (s server) CloseChain(ctx context.Context, m *pb.MsgCloseChain) (*pb.MsgCloseChainResponse, error) {
+	return &pb.MsgCloseChainResponse{}, s.k.change(ctx, m.Authority, m.Chain, shut)
+}
+
+func (s server) ReopenChain(ctx context.Context, m *pb.MsgReopenChain) (*pb.MsgReopenChainResponse, error) {
+	return &pb.MsgReopenChainResponse{}, s.k.change(ctx, m.Authority, m.Chain, s.k.reopen(ctx))
+}
+
+func (s server) SetDeploy(ctx context.Context, m *pb.MsgSetDeploy) (*pb.MsgSetDeployResponse, error) {
+	return &pb.MsgSetDeployResponse{}, s.k.change(ctx, m.Authority, m.Chain, deploy(m.Deploy))
 }
 
 func (s server) PostNode(ctx context.Context, m *pb.MsgPostNode) (*pb.MsgPostNodeResponse, error) {

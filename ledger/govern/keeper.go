@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/openbsn/bsn"
 	pb "github.com/openbsn/bsn/gen/ledger/governpb"
 	"github.com/openbsn/bsn/ledger/operator"
+	"github.com/openbsn/bsn/ledger/parameter"
 	"github.com/openbsn/bsn/ledger/record"
 	"github.com/openbsn/bsn/ledger/writer"
 )
@@ -26,34 +28,30 @@ import (
 // StoreKey names the module's store.
 const StoreKey = "bsn-govern"
 
-// votingPeriod is how long a proposal stays open, in seconds of ledger time.
-const votingPeriod = 7 * 24 * 3600
-
 const (
 	maxSummary = 256
 	maxEffect  = 16 << 10
 	maxReason  = 512
-	// maxOpen is the most open proposals of one operator, its cities' included.
-	maxOpen = 20
 )
 
 // Keeper holds the proposals.
 type Keeper struct {
-	cdc       codec.Codec
-	router    baseapp.MessageRouter
-	operators *operator.Keeper
-	writers   *writer.Keeper
-	authority sdk.AccAddress
-	Proposals record.Table[bsn.Proposal]
-	effects   collections.Map[string, []byte] // the message of an open proposal, by id
+	cdc        codec.Codec
+	router     baseapp.MessageRouter
+	parameters *parameter.Keeper
+	operators  *operator.Keeper
+	writers    *writer.Keeper
+	authority  sdk.AccAddress
+	Proposals  record.Table[bsn.Proposal]
+	effects    collections.Map[string, []byte] // the message of an open proposal, by id
 	// queue holds the open proposals in order of expiry.
 	queue  collections.KeySet[collections.Pair[int64, string]]
 	nextID collections.Sequence
 }
 
 // NewKeeper opens the module's store. Effects are run through router as authority.
-func NewKeeper(store corestore.KVStoreService, cdc codec.Codec, router baseapp.MessageRouter, operators *operator.Keeper, writers *writer.Keeper, authority sdk.AccAddress) *Keeper {
-	k := &Keeper{cdc: cdc, router: router, operators: operators, writers: writers, authority: authority}
+func NewKeeper(store corestore.KVStoreService, cdc codec.Codec, router baseapp.MessageRouter, parameters *parameter.Keeper, operators *operator.Keeper, writers *writer.Keeper, authority sdk.AccAddress) *Keeper {
+	k := &Keeper{cdc: cdc, router: router, parameters: parameters, operators: operators, writers: writers, authority: authority}
 	record.Schema(store, func(sb *collections.SchemaBuilder) {
 		k.Proposals = record.NewTable[bsn.Proposal](sb, 1, bsn.KindProposal)
 		k.effects = collections.NewMap(sb, collections.NewPrefix(2), "effects", collections.StringKey, collections.BytesValue)
@@ -76,6 +74,13 @@ func (k *Keeper) Propose(ctx sdk.Context, m *pb.MsgPropose) (uint64, error) {
 	if w.Kind == bsn.KindCity {
 		proposer = w.Parent
 	}
+	o, err := k.operators.Operators.Get(ctx, proposer)
+	if err != nil {
+		return 0, err
+	}
+	if o.Suspended != nil || o.Evicted > 0 {
+		return 0, fmt.Errorf("operator %q is suspended: it has no say until the others reinstate it", proposer)
+	}
 	if len(m.Summary) > maxSummary {
 		return 0, fmt.Errorf("summary of %d bytes: the most is %d", len(m.Summary), maxSummary)
 	}
@@ -90,12 +95,16 @@ func (k *Keeper) Propose(ctx sdk.Context, m *pb.MsgPropose) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("encode effect: %w", err)
 	}
+	figures, err := k.parameters.Get(ctx)
+	if err != nil {
+		return 0, err
+	}
 	p := bsn.Proposal{
 		Proposer: proposer, Effect: effectName(m.Effect.TypeUrl), Summary: m.Summary, Message: string(text),
-		Status: bsn.ProposalOpen, Votes: map[string]bool{},
-		Opened: ctx.BlockTime().Unix(), Expires: ctx.BlockTime().Unix() + votingPeriod,
+		Status: bsn.ProposalOpen, Votes: map[string]bsn.Vote{},
+		Opened: ctx.BlockTime().Unix(), Expires: ctx.BlockTime().Unix() + figures.VotingPeriod,
 	}
-	if id, found, err := k.open(ctx, p); err != nil || found {
+	if id, found, err := k.open(ctx, p, int(figures.OpenProposals)); err != nil || found {
 		return id, err
 	}
 	n, err := k.nextID.Next(ctx)
@@ -114,7 +123,7 @@ func (k *Keeper) Propose(ctx sdk.Context, m *pb.MsgPropose) (uint64, error) {
 
 // open finds an open proposal of the same effect, so that asking twice opens one.
 // If there is none, the proposer may still have too many others.
-func (k *Keeper) open(ctx context.Context, p bsn.Proposal) (id uint64, found bool, err error) {
+func (k *Keeper) open(ctx context.Context, p bsn.Proposal, most int) (id uint64, found bool, err error) {
 	own := 0
 	err = k.queue.Walk(ctx, nil, func(e collections.Pair[int64, string]) (bool, error) {
 		o, err := k.Proposals.Get(ctx, e.K2())
@@ -126,7 +135,7 @@ func (k *Keeper) open(ctx context.Context, p bsn.Proposal) (id uint64, found boo
 		}
 		return found || err != nil, err
 	})
-	if err == nil && !found && own >= maxOpen {
+	if err == nil && !found && own >= most {
 		err = fmt.Errorf("operator %q has %d open proposals: wait until some are decided", p.Proposer, own)
 	}
 	return id, found, err
@@ -143,14 +152,14 @@ func (k *Keeper) Vote(ctx sdk.Context, m *pb.MsgVote) error {
 		return err
 	}
 	if _, ok := voters[w.Name]; !ok {
-		return fmt.Errorf("operator %q has no vote until a city of it is active", w.Name)
+		return k.noVote(ctx, w.Name)
 	}
 	p, err := k.Proposals.Get(ctx, key(m.Id))
 	if err != nil {
 		return err
 	}
 	if p.Status != bsn.ProposalOpen {
-		if v, voted := p.Votes[w.Name]; voted && v == m.Yes {
+		if v, voted := p.Votes[w.Name]; voted && v.Yes == m.Yes {
 			return nil // the same vote again, after it decided
 		}
 		return fmt.Errorf("proposal %d is %s", m.Id, p.Status)
@@ -158,11 +167,41 @@ func (k *Keeper) Vote(ctx sdk.Context, m *pb.MsgVote) error {
 	if p.Expires <= ctx.BlockTime().Unix() {
 		return fmt.Errorf("proposal %d is %s", m.Id, bsn.ProposalExpired)
 	}
-	p.Votes[w.Name] = m.Yes
+	p.Votes[w.Name] = bsn.Vote{Yes: m.Yes, Height: ctx.BlockHeight(), Time: ctx.BlockTime().Unix()}
+	return k.tally(ctx, p, voters)
+}
+
+func (k *Keeper) noVote(ctx context.Context, name string) error {
+	o, err := k.operators.Operators.Get(ctx, name)
+	if err != nil {
+		return err
+	}
+	if o.Suspended != nil {
+		return fmt.Errorf("operator %q has no vote: it is suspended (%s)", name, o.Suspended.Reason)
+	}
+	return fmt.Errorf("operator %q has no vote until a city of it is active", name)
+}
+
+// tally counts the votes of those who have one now, and decides if they do.
+func (k *Keeper) tally(ctx sdk.Context, p bsn.Proposal, voters map[string]bsn.Operator) error {
+	switch verdict(p, voters) {
+	case bsn.ProposalPassed:
+		p.Status = bsn.ProposalPassed
+		if err := k.run(ctx, p.ID); err != nil {
+			p.Status, p.Reason = bsn.ProposalFailed, record.Clip(err.Error(), maxReason)
+		}
+	case bsn.ProposalRejected:
+		p.Status, p.Reason = bsn.ProposalRejected, "more than two thirds can no longer be reached"
+	}
+	return k.settle(ctx, p, len(voters))
+}
+
+// verdict is what the votes of those who have one now come to.
+func verdict(p bsn.Proposal, voters map[string]bsn.Operator) bsn.ProposalStatus {
 	yes, no := 0, 0
 	for name := range voters {
 		switch v, voted := p.Votes[name]; {
-		case voted && v:
+		case voted && v.Yes:
 			yes++
 		case voted:
 			no++
@@ -170,18 +209,59 @@ func (k *Keeper) Vote(ctx sdk.Context, m *pb.MsgVote) error {
 	}
 	switch {
 	case 3*yes > 2*len(voters):
-		p.Status = bsn.ProposalPassed
-		if err := k.run(ctx, p.ID); err != nil {
-			p.Status, p.Reason = bsn.ProposalFailed, record.Clip(err.Error(), maxReason)
-		}
+		return bsn.ProposalPassed
 	case 3*(len(voters)-no) <= 2*len(voters):
-		p.Status, p.Reason = bsn.ProposalRejected, "more than two thirds can no longer be reached"
+		return bsn.ProposalRejected
 	}
-	return k.settle(ctx, p)
+	return bsn.ProposalOpen
+}
+
+// Retally counts the votes on all open proposals again, in order of id, if this
+// block has changed who has a vote: what those who remain have decided takes
+// effect now, and what they can no longer decide ends. An effect may change the
+// voters once more, and then it begins anew.
+func (k *Keeper) Retally(ctx sdk.Context) error {
+	for {
+		changed, err := k.operators.VotersChanged(ctx)
+		if err != nil || !changed {
+			return err
+		}
+		var open []string
+		if err := k.queue.Walk(ctx, nil, func(e collections.Pair[int64, string]) (bool, error) {
+			open = append(open, e.K2())
+			return false, nil
+		}); err != nil {
+			return err
+		}
+		slices.Sort(open)
+		for _, id := range open {
+			p, err := k.Proposals.Get(ctx, id)
+			if err != nil {
+				return err
+			}
+			voters, err := k.operators.Voters(ctx)
+			if err != nil {
+				return err
+			}
+			if verdict(p, voters) == bsn.ProposalOpen {
+				continue // nothing is written for what stays as it is
+			}
+			if err := k.tally(ctx, p, voters); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // run carries out the effect, wholly or not at all.
-func (k *Keeper) run(ctx sdk.Context, id uint64) error {
+func (k *Keeper) run(ctx sdk.Context, id uint64) (err error) {
+	defer func() {
+		// At the end of a block nobody else would stop it from ending the ledger. The
+		// text becomes state, so that it must be the same everywhere.
+		if r := recover(); r != nil {
+			err = errors.New("the effect could not be carried out")
+		}
+	}()
 	b, err := k.effects.Get(ctx, key(id))
 	if err != nil {
 		return fmt.Errorf("read effect: %w", err)
@@ -206,8 +286,9 @@ func (k *Keeper) run(ctx sdk.Context, id uint64) error {
 }
 
 // settle stores a proposal and, unless it is still open, forgets its effect.
-func (k *Keeper) settle(ctx context.Context, p bsn.Proposal) error {
+func (k *Keeper) settle(ctx sdk.Context, p bsn.Proposal, voters int) error {
 	if p.Status != bsn.ProposalOpen {
+		p.Decided, p.Height, p.Voters = ctx.BlockTime().Unix(), ctx.BlockHeight(), voters
 		if err := k.effects.Remove(ctx, key(p.ID)); err != nil {
 			return err
 		}
@@ -231,13 +312,20 @@ func (k *Keeper) Expire(ctx sdk.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(due) == 0 {
+		return nil
+	}
+	voters, err := k.operators.Voters(ctx)
+	if err != nil {
+		return err
+	}
 	for _, id := range due {
 		p, err := k.Proposals.Get(ctx, id)
 		if err != nil {
 			return err
 		}
 		p.Status = bsn.ProposalExpired
-		if err := k.settle(ctx, p); err != nil {
+		if err := k.settle(ctx, p, len(voters)); err != nil {
 			return err
 		}
 	}

@@ -37,7 +37,10 @@ func NewModule(k *Keeper) Module {
 
 // EndBlock implements appmodule.HasEndBlocker.
 func (m Module) EndBlock(ctx context.Context) error {
-	return m.keeper.Expire(sdk.UnwrapSDKContext(ctx))
+	if err := m.keeper.Expire(sdk.UnwrapSDKContext(ctx)); err != nil {
+		return err
+	}
+	return m.keeper.Retally(sdk.UnwrapSDKContext(ctx))
 }
 
 type server struct{ k *Keeper }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/ledger/key"
+	"github.com/openbsn/bsn/ledger/parameter"
 	"github.com/openbsn/bsn/ledger/record"
 	"github.com/openbsn/bsn/ledger/writer"
 )
@@ -25,26 +26,32 @@ import (
 // StoreKey names the module's store.
 const StoreKey = "bsn-operator"
 
-// power of an operator in CometBFT's validator set. Any equal number would do.
-const power = 1
-
 // Keeper holds operators and cities.
 type Keeper struct {
-	writers   *writer.Keeper
-	authority string
-	Operators record.Table[bsn.Operator]
-	Cities    record.Table[bsn.City]
-	// byConsensusKey finds the city of an Ed25519 key in hex: no two share one.
+	parameters *parameter.Keeper
+	writers    *writer.Keeper
+	authority  string
+	Operators  record.Table[bsn.Operator]
+	Cities     record.Table[bsn.City]
+	// byConsensusKey finds the city that has, or ever had, an Ed25519 key in hex: no
+	// two share one.
 	byConsensusKey collections.Map[string, string]
-	// power updates that the end of this block hands to CometBFT, by city.
-	updates   collections.Map[string, int64]
+	// powers is what CometBFT was told, by consensus key in hex, without the zeros;
+	// updates is what the end of this block tells it.
+	powers, updates collections.Map[string, int64]
+	// missed are the operators whose validating city signs nothing now.
+	missed    collections.Map[string, gap]
 	nextIndex collections.Sequence
 	net       collections.Item[uint64]
+	// changed is set while a block has changed who has a vote.
+	changed collections.Item[bool]
+	// removal is asked before a city leaves or is evicted.
+	removal func(ctx context.Context, city bsn.City) error
 }
 
 // NewKeeper opens the module's store. Only authority admits.
-func NewKeeper(store corestore.KVStoreService, writers *writer.Keeper, authority string) *Keeper {
-	k := &Keeper{writers: writers, authority: authority}
+func NewKeeper(store corestore.KVStoreService, parameters *parameter.Keeper, writers *writer.Keeper, authority string) *Keeper {
+	k := &Keeper{parameters: parameters, writers: writers, authority: authority}
 	record.Schema(store, func(sb *collections.SchemaBuilder) {
 		k.Operators = record.NewTable[bsn.Operator](sb, 1, bsn.KindOperator)
 		k.Cities = record.NewTable[bsn.City](sb, 2, bsn.KindCity)
@@ -52,6 +59,9 @@ func NewKeeper(store corestore.KVStoreService, writers *writer.Keeper, authority
 		k.updates = collections.NewMap(sb, collections.NewPrefix(4), "updates", collections.StringKey, collections.Int64Value)
 		k.nextIndex = collections.NewSequence(sb, collections.NewPrefix(5), "index")
 		k.net = collections.NewItem(sb, collections.NewPrefix(6), "net", collections.Uint64Value)
+		k.powers = collections.NewMap(sb, collections.NewPrefix(7), "powers", collections.StringKey, collections.Int64Value)
+		k.missed = collections.NewMap(sb, collections.NewPrefix(8), "missed", collections.StringKey, record.JSON[gap]())
+		k.changed = collections.NewItem(sb, collections.NewPrefix(9), "changed", collections.BoolValue)
 	})
 	return k
 }
@@ -67,6 +77,10 @@ func (k *Keeper) Voters(ctx context.Context) (map[string]bsn.Operator, error) {
 		return true, nil
 	})
 }
+
+// BeforeRemoval sets what is asked before a city leaves or is evicted, and then
+// does its own part of it. A city whose status is evicted goes in any case.
+func (k *Keeper) BeforeRemoval(f func(ctx context.Context, city bsn.City) error) { k.removal = f }
 
 // Net returns the network's number in virtual addresses.
 func (k *Keeper) Net(ctx context.Context) (bsn.Net, error) {
@@ -136,6 +150,9 @@ func (k *Keeper) Check(ctx context.Context, a Admission) error {
 	if err == nil {
 		if address, err := key.Address(a.OperatorKey); err != nil || address != o.Address {
 			return fmt.Errorf("operator %q has another key", a.Operator)
+		}
+		if o.Evicted > 0 {
+			return fmt.Errorf("operator %q was evicted", a.Operator)
 		}
 	} else if !errors.Is(err, bsn.ErrNoRecord) {
 		return err
@@ -226,7 +243,7 @@ func (k *Keeper) Admit(ctx context.Context, a Admission, height int64) (bsn.City
 // active city carries its power.
 func (k *Keeper) Activate(ctx context.Context, name string) error {
 	c, err := k.Cities.Get(ctx, name)
-	if err != nil || c.Status == bsn.CityActive {
+	if err != nil || c.Status != bsn.CityAdmitted {
 		return err
 	}
 	c.Status = bsn.CityActive
@@ -234,14 +251,10 @@ func (k *Keeper) Activate(ctx context.Context, name string) error {
 		return err
 	}
 	o, err := k.Operators.Get(ctx, c.Operator)
-	if err != nil || o.ValidatingCity != "" {
+	if err != nil || o.ValidatingCity != "" || o.Suspended != nil {
 		return err
 	}
-	o.ValidatingCity = name
-	if err := k.updates.Set(ctx, name, power); err != nil {
-		return err
-	}
-	return k.Operators.Set(ctx, o.Name, o)
+	return k.empower(ctx, o, c)
 }
 
 func or(s, otherwise string) string {

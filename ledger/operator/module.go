@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 
-	"cosmossdk.io/collections"
 	abci "github.com/cometbft/cometbft/abci/types"
 	"github.com/cosmos/cosmos-sdk/client"
 	"github.com/cosmos/cosmos-sdk/codec"
@@ -33,7 +32,8 @@ func NewModule(k *Keeper) Module {
 	return Module{record.Module{
 		ModuleName: StoreKey,
 		Interfaces: func(r cdctypes.InterfaceRegistry) {
-			r.RegisterImplementations((*sdk.Msg)(nil), &pb.MsgAdmitCity{}, &pb.MsgActivateCity{}, &pb.MsgUpdateCity{})
+			r.RegisterImplementations((*sdk.Msg)(nil), &pb.MsgAdmitCity{}, &pb.MsgActivateCity{}, &pb.MsgUpdateCity{},
+				&pb.MsgEvictCity{}, &pb.MsgEvictOperator{}, &pb.MsgReinstateOperator{}, &pb.MsgLeaveCity{}, &pb.MsgEndCity{})
 			msgservice.RegisterMsgServiceDesc(r, &pb.Msg_serviceDesc)
 		},
 		Services: func(c module.Configurator) { pb.RegisterMsgServer(c.MsgServer(), server{k}) },
@@ -85,6 +85,12 @@ type State struct {
 	Founder   *Admission              `json:"founder,omitempty"`
 	Operators map[string]bsn.Operator `json:"operators,omitempty"`
 	Cities    map[string]bsn.City     `json:"cities,omitempty"`
+	// Former consensus keys of cities, in hex: nobody may have them again.
+	Former map[string]string `json:"former,omitempty"`
+	// Missed are the operators whose validating city signs nothing now.
+	Missed map[string]gap `json:"missed,omitempty"`
+	// Last is the highest index that a city was given.
+	Last int `json:"last,omitempty"`
 }
 
 // DefaultGenesis implements module.HasGenesisBasics.
@@ -127,7 +133,17 @@ func (k *Keeper) init(ctx sdk.Context, b json.RawMessage) ([]abci.ValidatorUpdat
 	if err := k.Cities.Import(ctx, s.Cities); err != nil {
 		return nil, err
 	}
-	last := 0
+	last := s.Last
+	for _, hex := range record.SortedKeys(s.Former) {
+		if err := k.byConsensusKey.Set(ctx, hex, s.Former[hex]); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range record.SortedKeys(s.Missed) {
+		if err := k.missed.Set(ctx, name, s.Missed[name]); err != nil {
+			return nil, err
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.Cities)) {
 		c := s.Cities[name]
 		last = max(last, c.Index)
@@ -135,7 +151,7 @@ func (k *Keeper) init(ctx sdk.Context, b json.RawMessage) ([]abci.ValidatorUpdat
 			return nil, err
 		}
 		if s.Operators[c.Operator].ValidatingCity == c.Name {
-			if err := k.updates.Set(ctx, c.Name, power); err != nil {
+			if err := k.updates.Set(ctx, fmt.Sprintf("%x", c.ConsensusKey), power); err != nil {
 				return nil, err
 			}
 		}
@@ -150,13 +166,7 @@ func (k *Keeper) init(ctx sdk.Context, b json.RawMessage) ([]abci.ValidatorUpdat
 
 // ExportGenesis implements module.HasABCIGenesis.
 func (m Module) ExportGenesis(ctx sdk.Context, _ codec.JSONCodec) json.RawMessage {
-	var s State
-	var err error
-	if s.Net, err = m.keeper.Net(ctx); err == nil {
-		if s.Operators, err = m.keeper.Operators.Export(ctx); err == nil {
-			s.Cities, err = m.keeper.Cities.Export(ctx)
-		}
-	}
+	s, err := m.keeper.export(ctx)
 	if err != nil {
 		panic(err)
 	}
@@ -167,23 +177,79 @@ func (m Module) ExportGenesis(ctx sdk.Context, _ codec.JSONCodec) json.RawMessag
 	return b
 }
 
+func (k *Keeper) export(ctx context.Context) (s State, err error) {
+	if s.Net, err = k.Net(ctx); err != nil {
+		return s, err
+	}
+	if s.Operators, err = k.Operators.Export(ctx); err != nil {
+		return s, err
+	}
+	if s.Cities, err = k.Cities.Export(ctx); err != nil {
+		return s, err
+	}
+	last, err := k.nextIndex.Peek(ctx)
+	if err != nil {
+		return s, err
+	}
+	s.Last, s.Former, s.Missed = int(last), map[string]string{}, map[string]gap{}
+	if err := k.byConsensusKey.Walk(ctx, nil, func(hex, city string) (bool, error) {
+		if hex != fmt.Sprintf("%x", s.Cities[city].ConsensusKey) {
+			s.Former[hex] = city
+		}
+		return false, nil
+	}); err != nil {
+		return s, err
+	}
+	return s, k.missed.Walk(ctx, nil, func(operator string, g gap) (bool, error) {
+		s.Missed[operator] = g
+		return false, nil
+	})
+}
+
+// BeginBlock implements appmodule.HasBeginBlocker: it takes in who signed the last
+// block, and evidence.
+func (m Module) BeginBlock(ctx context.Context) error {
+	return m.keeper.begin(sdk.UnwrapSDKContext(ctx))
+}
+
 // EndBlock implements module.HasABCIEndBlock: it hands power updates to CometBFT.
 func (m Module) EndBlock(ctx context.Context) ([]abci.ValidatorUpdate, error) {
 	return m.keeper.takeUpdates(ctx)
 }
 
-func (k *Keeper) takeUpdates(ctx context.Context) ([]abci.ValidatorUpdate, error) {
-	var out []abci.ValidatorUpdate
-	err := k.updates.Walk(ctx, nil, func(city string, power int64) (bool, error) {
-		c, err := k.Cities.Get(ctx, city)
-		if err != nil {
-			return true, err
-		}
-		out = append(out, abci.Ed25519ValidatorUpdate(c.ConsensusKey, power))
-		return false, nil
-	})
-	if err != nil || len(out) == 0 {
+func (s server) EvictCity(ctx context.Context, m *pb.MsgEvictCity) (*pb.MsgEvictCityResponse, error) {
+	if err := s.k.ruled(m.Authority); err != nil {
 		return nil, err
 	}
-	return out, k.updates.Clear(ctx, new(collections.Range[string]))
+	return &pb.MsgEvictCityResponse{}, s.k.EvictCity(sdk.UnwrapSDKContext(ctx), m.City)
+}
+
+func (s server) EvictOperator(ctx context.Context, m *pb.MsgEvictOperator) (*pb.MsgEvictOperatorResponse, error) {
+	if err := s.k.ruled(m.Authority); err != nil {
+		return nil, err
+	}
+	return &pb.MsgEvictOperatorResponse{}, s.k.EvictOperator(sdk.UnwrapSDKContext(ctx), m.Operator)
+}
+
+func (s server) ReinstateOperator(ctx context.Context, m *pb.MsgReinstateOperator) (*pb.MsgReinstateOperatorResponse, error) {
+	if err := s.k.ruled(m.Authority); err != nil {
+		return nil, err
+	}
+	return &pb.MsgReinstateOperatorResponse{}, s.k.Reinstate(ctx, m.Operator, m.City, m.ConsensusKey)
+}
+
+func (s server) LeaveCity(ctx context.Context, m *pb.MsgLeaveCity) (*pb.MsgLeaveCityResponse, error) {
+	c, err := s.k.own(ctx, m.Signer, m.City)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.MsgLeaveCityResponse{}, s.k.Leave(sdk.UnwrapSDKContext(ctx), c, int64(m.Notice))
+}
+
+func (s server) EndCity(ctx context.Context, m *pb.MsgEndCity) (*pb.MsgEndCityResponse, error) {
+	c, err := s.k.own(ctx, m.Signer, m.City)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.MsgEndCityResponse{}, s.k.End(sdk.UnwrapSDKContext(ctx), c)
 }

@@ -2,8 +2,6 @@ package writer
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	cdctypes "github.com/cosmos/cosmos-sdk/codec/types"
 	sdk "github.com/cosmos/cosmos-sdk/types"
@@ -31,23 +29,29 @@ func NewModule(k *Keeper) Module {
 }
 
 func (k *Keeper) init(ctx sdk.Context, g genesis) error {
-	a := maps.Clone(DefaultAllowance)
-	maps.Copy(a, g.Allowance)
-	for _, address := range slices.Sorted(maps.Keys(g.Writers)) {
+	for _, address := range record.SortedKeys(g.Writers) {
 		if err := k.writers.Set(ctx, address, g.Writers[address]); err != nil {
 			return fmt.Errorf("store writer %s: %w", address, err)
 		}
 	}
-	return k.allowance.Set(ctx, a)
+	for _, id := range record.SortedKeys(g.Ended) {
+		if err := k.ended.Set(ctx, id, g.Ended[id]); err != nil {
+			return fmt.Errorf("store writer %s: %w", id, err)
+		}
+	}
+	return nil
 }
 
 func (k *Keeper) export(ctx sdk.Context) (g genesis, err error) {
-	if g.Allowance, err = k.allowance.Get(ctx); err != nil {
-		return g, fmt.Errorf("read allowance: %w", err)
-	}
-	g.Writers = map[string]Writer{}
-	return g, k.writers.Walk(ctx, nil, func(address string, w Writer) (bool, error) {
+	g.Writers, g.Ended = map[string]Writer{}, map[string]string{}
+	if err := k.writers.Walk(ctx, nil, func(address string, w Writer) (bool, error) {
 		g.Writers[address] = w
+		return false, nil
+	}); err != nil {
+		return g, err
+	}
+	return g, k.ended.Walk(ctx, nil, func(id, reason string) (bool, error) {
+		g.Ended[id] = reason
 		return false, nil
 	})
 }

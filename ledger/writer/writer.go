@@ -4,7 +4,6 @@ package writer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/parameter"
 	"github.com/openbsn/bsn/ledger/record"
 )
 
@@ -41,33 +41,41 @@ type Writer struct {
 	Parent string `json:"parent,omitempty"`
 }
 
-// Allowance is the number of writes per hour for one writer of a kind. A message
+// allowance is the number of writes per hour for one writer of a kind. A message
 // is one write, or several if it is large or changes much.
-type Allowance map[bsn.Kind]int
-
-// DefaultAllowance is used where a genesis names none.
-var DefaultAllowance = Allowance{bsn.KindOperator: 10_000, bsn.KindCity: 100_000, bsn.KindPortal: 100_000, bsn.KindAccount: 1_000}
+func allowance(p bsn.Parameters, kind bsn.Kind) int64 {
+	switch kind {
+	case bsn.KindOperator:
+		return p.OperatorWrites
+	case bsn.KindCity:
+		return p.CityWrites
+	case bsn.KindPortal:
+		return p.PortalWrites
+	}
+	return p.AccountWrites
+}
 
 type use struct {
 	Window int64 `json:"window"` // since which second
-	Count  int   `json:"count"`
+	Count  int64 `json:"count"`
 }
 
 // Keeper holds the registered keys.
 type Keeper struct {
-	auth      authkeeper.AccountKeeper
-	writers   collections.Map[string, Writer] // by address
-	used      collections.Map[string, use]    // by kind/name
-	allowance collections.Item[Allowance]
+	auth       authkeeper.AccountKeeper
+	parameters *parameter.Keeper
+	writers    collections.Map[string, Writer] // by address
+	used       collections.Map[string, use]    // by kind/name
+	ended      collections.Map[string, string] // why a writer is none any more, by kind/name
 }
 
 // NewKeeper opens the module's store.
-func NewKeeper(store corestore.KVStoreService, auth authkeeper.AccountKeeper) *Keeper {
-	k := &Keeper{auth: auth}
+func NewKeeper(store corestore.KVStoreService, auth authkeeper.AccountKeeper, parameters *parameter.Keeper) *Keeper {
+	k := &Keeper{auth: auth, parameters: parameters}
 	record.Schema(store, func(sb *collections.SchemaBuilder) {
 		k.writers = collections.NewMap(sb, collections.NewPrefix(1), "writers", collections.StringKey, record.JSON[Writer]())
 		k.used = collections.NewMap(sb, collections.NewPrefix(2), "used", collections.StringKey, record.JSON[use]())
-		k.allowance = collections.NewItem(sb, collections.NewPrefix(3), "allowance", record.JSON[Allowance]())
+		k.ended = collections.NewMap(sb, collections.NewPrefix(4), "ended", collections.StringKey, collections.StringValue)
 	})
 	return k
 }
@@ -102,7 +110,25 @@ func (k *Keeper) Lookup(ctx context.Context, address string) (Writer, error) {
 	if errors.Is(err, collections.ErrNotFound) {
 		return w, fmt.Errorf("%w: address %s is not registered on this network", ErrStranger, address)
 	}
-	return w, err
+	if err != nil {
+		return w, fmt.Errorf("read writer: %w", err)
+	}
+	reason, err := k.ended.Get(ctx, w.id())
+	if err == nil {
+		return w, fmt.Errorf("%w: %s %q %s", ErrStranger, w.Kind, w.Name, reason)
+	}
+	if !errors.Is(err, collections.ErrNotFound) {
+		return w, fmt.Errorf("read writer: %w", err)
+	}
+	return w, nil
+}
+
+func (w Writer) id() string { return string(w.Kind) + "/" + w.Name }
+
+// End takes a writer's rights away for good, whatever keys it has. The reason
+// follows its name in refusals, such as "was evicted".
+func (k *Keeper) End(ctx context.Context, kind bsn.Kind, name, reason string) error {
+	return k.ended.Set(ctx, Writer{Kind: kind, Name: name}.id(), reason)
 }
 
 // As returns the writer behind an address if it is of one of the kinds.
@@ -122,22 +148,22 @@ func (k *Keeper) As(ctx context.Context, address string, kinds ...bsn.Kind) (Wri
 // Spend counts writes against the writer's allowance and that of its portal.
 // Error: ErrAllowance.
 func (k *Keeper) Spend(ctx context.Context, w Writer, writes int) error {
-	limits, err := k.allowance.Get(ctx)
+	p, err := k.parameters.Get(ctx)
 	if err != nil {
 		return fmt.Errorf("read allowance: %w", err)
 	}
-	if err := k.spend(ctx, limits, w.Kind, w.Name, writes); err != nil {
+	if err := k.spend(ctx, w, allowance(p, w.Kind), writes); err != nil {
 		return err
 	}
 	if w.Kind == bsn.KindAccount {
-		return k.spend(ctx, limits, bsn.KindPortal, w.Parent, writes)
+		return k.spend(ctx, Writer{Kind: bsn.KindPortal, Name: w.Parent}, p.PortalWrites, writes)
 	}
 	return nil
 }
 
-func (k *Keeper) spend(ctx context.Context, limits Allowance, kind bsn.Kind, name string, writes int) error {
+func (k *Keeper) spend(ctx context.Context, w Writer, limit int64, writes int) error {
 	now := sdk.UnwrapSDKContext(ctx).BlockTime().Unix()
-	id := string(kind) + "/" + name
+	id := w.id()
 	u, err := k.used.Get(ctx, id)
 	if err != nil && !errors.Is(err, collections.ErrNotFound) {
 		return fmt.Errorf("read use: %w", err)
@@ -145,8 +171,8 @@ func (k *Keeper) spend(ctx context.Context, limits Allowance, kind bsn.Kind, nam
 	if now-u.Window >= window {
 		u = use{Window: now}
 	}
-	if u.Count += writes; u.Count > limits[kind] {
-		return fmt.Errorf("%w: %s %q may write %d times an hour; again in %d s", ErrAllowance, kind, name, limits[kind], u.Window+window-now)
+	if u.Count += int64(writes); u.Count > limit {
+		return fmt.Errorf("%w: %s %q may write %d times an hour; again in %d s", ErrAllowance, w.Kind, w.Name, limit, u.Window+window-now)
 	}
 	return k.used.Set(ctx, id, u)
 }
@@ -173,15 +199,6 @@ func anyOf(kinds []bsn.Kind) string {
 }
 
 type genesis struct {
-	Allowance Allowance         `json:"allowance"`
-	Writers   map[string]Writer `json:"writers,omitempty"`
-}
-
-// Genesis is the module's genesis with this allowance.
-func Genesis(a Allowance) json.RawMessage {
-	b, err := json.Marshal(genesis{Allowance: a})
-	if err != nil {
-		panic(err) // a map of strings to numbers always has a JSON form
-	}
-	return b
+	Writers map[string]Writer `json:"writers,omitempty"`
+	Ended   map[string]string `json:"ended,omitempty"`
 }

@@ -253,6 +253,278 @@ func (m *MsgSetCommitteeResponse) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_MsgSetCommitteeResponse proto.InternalMessageInfo
 
+type MsgCloseChain struct {
+	Authority string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	Chain     string `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
+}
+
+func (m *MsgCloseChain) Reset()         { *m = MsgCloseChain{} }
+func (m *MsgCloseChain) String() string { return proto.CompactTextString(m) }
+func (*MsgCloseChain) ProtoMessage()    {}
+func (*MsgCloseChain) Descriptor() ([]byte, []int) {
+	return fileDescriptor_e0a2012d2ff5db53, []int{4}
+}
+func (m *MsgCloseChain) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgCloseChain) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgCloseChain.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgCloseChain) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgCloseChain.Merge(m, src)
+}
+func (m *MsgCloseChain) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgCloseChain) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgCloseChain.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgCloseChain proto.InternalMessageInfo
+
+func (m *MsgCloseChain) GetAuthority() string {
+	if m != nil {
+		return m.Authority
+	}
+	return ""
+}
+
+func (m *MsgCloseChain) GetChain() string {
+	if m != nil {
+		return m.Chain
+	}
+	return ""
+}
+
+type MsgCloseChainResponse struct {
+}
+
+func (m *MsgCloseChainResponse) Reset()         { *m = MsgCloseChainResponse{} }
+func (m *MsgCloseChainResponse) String() string { return proto.CompactTextString(m) }
+func (*MsgCloseChainResponse) ProtoMessage()    {}
+func (*MsgCloseChainResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_e0a2012d2ff5db53, []int{5}
+}
+func (m *MsgCloseChainResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgCloseChainResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgCloseChainResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgCloseChainResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgCloseChainResponse.Merge(m, src)
+}
+func (m *MsgCloseChainResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgCloseChainResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgCloseChainResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgCloseChainResponse proto.InternalMessageInfo
+
+type MsgReopenChain struct {
+	Authority string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	Chain     string `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
+}
+
+func (m *MsgReopenChain) Reset()         { *m = MsgReopenChain{} }
+func (m *MsgReopenChain) String() string { return proto.CompactTextString(m) }
+func (*MsgReopenChain) ProtoMessage()    {}
+func (*MsgReopenChain) Descriptor() ([]byte, []int) {
+	return fileDescriptor_e0a2012d2ff5db53, []int{6}
+}
+func (m *MsgReopenChain) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgReopenChain) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgReopenChain.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgReopenChain) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgReopenChain.Merge(m, src)
+}
+func (m *MsgReopenChain) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgReopenChain) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgReopenChain.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgReopenChain proto.InternalMessageInfo
+
+func (m *MsgReopenChain) GetAuthority() string {
+	if m != nil {
+		return m.Authority
+	}
+	return ""
+}
+
+func (m *MsgReopenChain) GetChain() string {
+	if m != nil {
+		return m.Chain
+	}
+	return ""
+}
+
+type MsgReopenChainResponse struct {
+}
+
+func (m *MsgReopenChainResponse) Reset()         { *m = MsgReopenChainResponse{} }
+func (m *MsgReopenChainResponse) String() string { return proto.CompactTextString(m) }
+func (*MsgReopenChainResponse) ProtoMessage()    {}
+func (*MsgReopenChainResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_e0a2012d2ff5db53, []int{7}
+}
+func (m *MsgReopenChainResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgReopenChainResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgReopenChainResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgReopenChainResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgReopenChainResponse.Merge(m, src)
+}
+func (m *MsgReopenChainResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgReopenChainResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgReopenChainResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgReopenChainResponse proto.InternalMessageInfo
+
+type MsgSetDeploy struct {
+	Authority string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	Chain     string `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
+	Deploy    string `protobuf:"bytes,3,opt,name=deploy,proto3" json:"deploy,omitempty"`
+}
+
+func (m *MsgSetDeploy) Reset()         { *m = MsgSetDeploy{} }
+func (m *MsgSetDeploy) String() string { return proto.CompactTextString(m) }
+func (*MsgSetDeploy) ProtoMessage()    {}
+func (*MsgSetDeploy) Descriptor() ([]byte, []int) {
+	return fileDescriptor_e0a2012d2ff5db53, []int{8}
+}
+func (m *MsgSetDeploy) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgSetDeploy) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgSetDeploy.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgSetDeploy) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgSetDeploy.Merge(m, src)
+}
+func (m *MsgSetDeploy) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgSetDeploy) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgSetDeploy.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgSetDeploy proto.InternalMessageInfo
+
+func (m *MsgSetDeploy) GetAuthority() string {
+	if m != nil {
+		return m.Authority
+	}
+	return ""
+}
+
+func (m *MsgSetDeploy) GetChain() string {
+	if m != nil {
+		return m.Chain
+	}
+	return ""
+}
+
+func (m *MsgSetDeploy) GetDeploy() string {
+	if m != nil {
+		return m.Deploy
+	}
+	return ""
+}
+
+type MsgSetDeployResponse struct {
+}
+
+func (m *MsgSetDeployResponse) Reset()         { *m = MsgSetDeployResponse{} }
+func (m *MsgSetDeployResponse) String() string { return proto.CompactTextString(m) }
+func (*MsgSetDeployResponse) ProtoMessage()    {}
+func (*MsgSetDeployResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_e0a2012d2ff5db53, []int{9}
+}
+func (m *MsgSetDeployResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgSetDeployResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgSetDeployResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgSetDeployResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgSetDeployResponse.Merge(m, src)
+}
+func (m *MsgSetDeployResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgSetDeployResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgSetDeployResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgSetDeployResponse proto.InternalMessageInfo
+
 type MsgPostNode struct {
 	City  string     `protobuf:"bytes,1,opt,name=city,proto3" json:"city,omitempty"`
 	Chain string     `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
@@ -263,7 +535,7 @@ func (m *MsgPostNode) Reset()         { *m = MsgPostNode{} }
 func (m *MsgPostNode) String() string { return proto.CompactTextString(m) }
 func (*MsgPostNode) ProtoMessage()    {}
 func (*MsgPostNode) Descriptor() ([]byte, []int) {
-	return fileDescriptor_e0a2012d2ff5db53, []int{4}
+	return fileDescriptor_e0a2012d2ff5db53, []int{10}
 }
 func (m *MsgPostNode) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -322,7 +594,7 @@ func (m *NodeKey) Reset()         { *m = NodeKey{} }
 func (m *NodeKey) String() string { return proto.CompactTextString(m) }
 func (*NodeKey) ProtoMessage()    {}
 func (*NodeKey) Descriptor() ([]byte, []int) {
-	return fileDescriptor_e0a2012d2ff5db53, []int{5}
+	return fileDescriptor_e0a2012d2ff5db53, []int{11}
 }
 func (m *NodeKey) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -372,7 +644,7 @@ func (m *MsgPostNodeResponse) Reset()         { *m = MsgPostNodeResponse{} }
 func (m *MsgPostNodeResponse) String() string { return proto.CompactTextString(m) }
 func (*MsgPostNodeResponse) ProtoMessage()    {}
 func (*MsgPostNodeResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_e0a2012d2ff5db53, []int{6}
+	return fileDescriptor_e0a2012d2ff5db53, []int{12}
 }
 func (m *MsgPostNodeResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -412,7 +684,7 @@ func (m *MsgProposeGenesis) Reset()         { *m = MsgProposeGenesis{} }
 func (m *MsgProposeGenesis) String() string { return proto.CompactTextString(m) }
 func (*MsgProposeGenesis) ProtoMessage()    {}
 func (*MsgProposeGenesis) Descriptor() ([]byte, []int) {
-	return fileDescriptor_e0a2012d2ff5db53, []int{7}
+	return fileDescriptor_e0a2012d2ff5db53, []int{13}
 }
 func (m *MsgProposeGenesis) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -469,7 +741,7 @@ func (m *MsgProposeGenesisResponse) Reset()         { *m = MsgProposeGenesisResp
 func (m *MsgProposeGenesisResponse) String() string { return proto.CompactTextString(m) }
 func (*MsgProposeGenesisResponse) ProtoMessage()    {}
 func (*MsgProposeGenesisResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_e0a2012d2ff5db53, []int{8}
+	return fileDescriptor_e0a2012d2ff5db53, []int{14}
 }
 func (m *MsgProposeGenesisResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -510,7 +782,7 @@ func (m *MsgAnswerGenesis) Reset()         { *m = MsgAnswerGenesis{} }
 func (m *MsgAnswerGenesis) String() string { return proto.CompactTextString(m) }
 func (*MsgAnswerGenesis) ProtoMessage()    {}
 func (*MsgAnswerGenesis) Descriptor() ([]byte, []int) {
-	return fileDescriptor_e0a2012d2ff5db53, []int{9}
+	return fileDescriptor_e0a2012d2ff5db53, []int{15}
 }
 func (m *MsgAnswerGenesis) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -581,7 +853,7 @@ func (m *MsgAnswerGenesisResponse) Reset()         { *m = MsgAnswerGenesisRespon
 func (m *MsgAnswerGenesisResponse) String() string { return proto.CompactTextString(m) }
 func (*MsgAnswerGenesisResponse) ProtoMessage()    {}
 func (*MsgAnswerGenesisResponse) Descriptor() ([]byte, []int) {
-	return fileDescriptor_e0a2012d2ff5db53, []int{10}
+	return fileDescriptor_e0a2012d2ff5db53, []int{16}
 }
 func (m *MsgAnswerGenesisResponse) XXX_Unmarshal(b []byte) error {
 	return m.Unmarshal(b)
@@ -615,6 +887,12 @@ func init() {
 	proto.RegisterType((*MsgOpenChainResponse)(nil), "bsn.ledger.chain.v1.MsgOpenChainResponse")
 	proto.RegisterType((*MsgSetCommittee)(nil), "bsn.ledger.chain.v1.MsgSetCommittee")
 	proto.RegisterType((*MsgSetCommitteeResponse)(nil), "bsn.ledger.chain.v1.MsgSetCommitteeResponse")
+	proto.RegisterType((*MsgCloseChain)(nil), "bsn.ledger.chain.v1.MsgCloseChain")
+	proto.RegisterType((*MsgCloseChainResponse)(nil), "bsn.ledger.chain.v1.MsgCloseChainResponse")
+	proto.RegisterType((*MsgReopenChain)(nil), "bsn.ledger.chain.v1.MsgReopenChain")
+	proto.RegisterType((*MsgReopenChainResponse)(nil), "bsn.ledger.chain.v1.MsgReopenChainResponse")
+	proto.RegisterType((*MsgSetDeploy)(nil), "bsn.ledger.chain.v1.MsgSetDeploy")
+	proto.RegisterType((*MsgSetDeployResponse)(nil), "bsn.ledger.chain.v1.MsgSetDeployResponse")
 	proto.RegisterType((*MsgPostNode)(nil), "bsn.ledger.chain.v1.MsgPostNode")
 	proto.RegisterType((*NodeKey)(nil), "bsn.ledger.chain.v1.NodeKey")
 	proto.RegisterType((*MsgPostNodeResponse)(nil), "bsn.ledger.chain.v1.MsgPostNodeResponse")
@@ -627,48 +905,55 @@ func init() {
 func init() { proto.RegisterFile("bsn/ledger/chain/v1/tx.proto", fileDescriptor_e0a2012d2ff5db53) }
 
 var fileDescriptor_e0a2012d2ff5db53 = []byte{
-	// 650 bytes of a gzipped FileDescriptorProto
-	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xbc, 0x55, 0x4f, 0x4f, 0xd4, 0x50,
-	0x10, 0xa7, 0xee, 0x2e, 0xd0, 0x01, 0x51, 0xcb, 0x0a, 0xa5, 0xe2, 0x66, 0xdd, 0xa8, 0x01, 0x02,
-	0xad, 0x40, 0xe2, 0x81, 0x1b, 0x70, 0x30, 0xc6, 0xac, 0x9a, 0x92, 0x98, 0xe8, 0x85, 0x74, 0xb7,
-	0xe3, 0xdb, 0x06, 0xfa, 0x5e, 0xd3, 0x57, 0x16, 0x37, 0xf1, 0x60, 0xbc, 0x6b, 0xfc, 0x26, 0x72,
-	0xf0, 0x43, 0x78, 0x24, 0x9e, 0x3c, 0x1a, 0x38, 0x70, 0x36, 0xf1, 0x03, 0x98, 0xf7, 0xfa, 0x67,
-	0x5b, 0x64, 0xc3, 0xc6, 0x18, 0x0f, 0x9b, 0xbc, 0xdf, 0xcc, 0x6f, 0x66, 0x7e, 0xd3, 0x37, 0xb3,
-	0x0f, 0xe6, 0x5b, 0x9c, 0x5a, 0xfb, 0xe8, 0x12, 0x0c, 0xad, 0x76, 0xc7, 0xf1, 0xa8, 0xd5, 0x5d,
-	0xb5, 0xa2, 0x37, 0x66, 0x10, 0xb2, 0x88, 0x69, 0xd3, 0x2d, 0x4e, 0xcd, 0xd8, 0x6b, 0x4a, 0xaf,
-	0xd9, 0x5d, 0x35, 0x66, 0xdb, 0x8c, 0xfb, 0x8c, 0x5b, 0x3e, 0x27, 0x82, 0xec, 0x73, 0x12, 0xb3,
-	0x8d, 0xb9, 0xd8, 0xb1, 0x2b, 0x91, 0x15, 0x83, 0xd8, 0xd5, 0xf8, 0xa9, 0xc0, 0x64, 0x93, 0x93,
-	0x67, 0x01, 0xd2, 0x6d, 0x91, 0x47, 0x7b, 0x08, 0xaa, 0x73, 0x10, 0x75, 0x58, 0xe8, 0x45, 0x3d,
-	0x5d, 0xa9, 0x2b, 0x0b, 0xea, 0x96, 0xfe, 0xed, 0xcb, 0x4a, 0x35, 0x89, 0xda, 0x74, 0xdd, 0x10,
-	0x39, 0xdf, 0x89, 0x42, 0x8f, 0x12, 0xbb, 0x4f, 0xd5, 0x34, 0x28, 0x53, 0xc7, 0x47, 0xfd, 0x8a,
-	0x08, 0xb1, 0xe5, 0x59, 0xd8, 0xf6, 0x3c, 0xea, 0xea, 0xa5, 0xd8, 0x26, 0xce, 0xda, 0x3c, 0xa8,
-	0xaf, 0x43, 0xc7, 0xc7, 0x43, 0x16, 0xee, 0xe9, 0x65, 0xe9, 0xe8, 0x1b, 0xb4, 0xdb, 0x00, 0x14,
-	0x23, 0x71, 0xdc, 0xf5, 0x5c, 0xbd, 0x52, 0x57, 0x16, 0xca, 0xb6, 0x9a, 0x58, 0x1e, 0xbb, 0xda,
-	0x0c, 0x8c, 0xba, 0x18, 0xec, 0xb3, 0x9e, 0x3e, 0x2a, 0x23, 0x13, 0x24, 0x92, 0xb6, 0x99, 0xef,
-	0x7b, 0x51, 0x84, 0xa8, 0x8f, 0xd5, 0x4b, 0x22, 0x69, 0x66, 0xd8, 0x98, 0x7a, 0x7f, 0x76, 0xb4,
-	0xd4, 0x97, 0xda, 0x98, 0x81, 0x6a, 0xbe, 0x65, 0x1b, 0x79, 0xc0, 0x28, 0xc7, 0xc6, 0x07, 0x05,
-	0xae, 0x35, 0x39, 0xd9, 0xc1, 0x68, 0x3b, 0x8d, 0xfd, 0xeb, 0xcf, 0x51, 0x85, 0x8a, 0xbc, 0x97,
-	0xe4, 0x7b, 0xc4, 0xa0, 0xa8, 0xb3, 0x74, 0x99, 0xce, 0x39, 0x98, 0x3d, 0x27, 0x27, 0x93, 0xfa,
-	0x51, 0x81, 0x89, 0x26, 0x27, 0xcf, 0x19, 0x8f, 0x9e, 0x32, 0x17, 0xb5, 0x65, 0x28, 0xb7, 0x87,
-	0x51, 0x28, 0x59, 0x03, 0xc4, 0x3d, 0x80, 0xf2, 0x1e, 0xf6, 0xb8, 0xd4, 0x35, 0xb1, 0x36, 0x6f,
-	0x5e, 0x30, 0x62, 0xa6, 0x28, 0xf6, 0x04, 0x7b, 0xb6, 0x64, 0x6e, 0xa8, 0x42, 0xb0, 0x4c, 0xd9,
-	0x58, 0x87, 0xb1, 0xc4, 0x97, 0x4d, 0x82, 0x92, 0x9b, 0x84, 0x2a, 0x54, 0xba, 0xce, 0xfe, 0x41,
-	0x3a, 0x1e, 0x31, 0x68, 0xdc, 0x84, 0xe9, 0x5c, 0x13, 0x59, 0x73, 0x6f, 0xe1, 0x86, 0x30, 0x87,
-	0x2c, 0x60, 0x1c, 0x1f, 0x21, 0x45, 0xee, 0xf1, 0x7f, 0xd2, 0xa1, 0x0e, 0x63, 0x24, 0x4e, 0x97,
-	0x8c, 0x64, 0x0a, 0xf3, 0x9d, 0xdc, 0x82, 0xb9, 0x3f, 0xaa, 0x67, 0xd2, 0x3e, 0x2b, 0x70, 0xbd,
-	0xc9, 0xc9, 0x26, 0xe5, 0x87, 0x18, 0xfe, 0x17, 0x69, 0x9a, 0x01, 0xe3, 0x4e, 0x10, 0x84, 0xac,
-	0x8b, 0xae, 0xdc, 0x97, 0x71, 0x3b, 0xc3, 0x62, 0x1f, 0x42, 0x74, 0x38, 0xa3, 0x72, 0x55, 0x54,
-	0x3b, 0x41, 0xf9, 0x76, 0x0c, 0xd0, 0xcf, 0x0b, 0x4e, 0xbb, 0x59, 0xfb, 0x55, 0x82, 0x52, 0x93,
-	0x13, 0xed, 0x25, 0xa8, 0xfd, 0x3f, 0x80, 0x3b, 0x17, 0x5e, 0x7c, 0x7e, 0x61, 0x8c, 0xc5, 0x4b,
-	0x29, 0x69, 0x09, 0xad, 0x05, 0x93, 0x85, 0x7d, 0xba, 0x3b, 0x28, 0x34, 0xcf, 0x32, 0x96, 0x87,
-	0x61, 0x65, 0x35, 0x5e, 0xc0, 0x78, 0xb6, 0x08, 0xf5, 0x41, 0x91, 0x29, 0xc3, 0x58, 0xb8, 0x8c,
-	0x91, 0xe5, 0xed, 0xc0, 0xd4, 0xb9, 0x21, 0xbc, 0x3f, 0x30, 0xb6, 0xc0, 0x33, 0xcc, 0xe1, 0x78,
-	0x59, 0x25, 0x84, 0xab, 0xc5, 0x91, 0xba, 0x37, 0x28, 0x41, 0x81, 0x66, 0xac, 0x0c, 0x45, 0x4b,
-	0xcb, 0x18, 0x95, 0x77, 0x67, 0x47, 0x4b, 0xca, 0xd6, 0xf6, 0xd7, 0x93, 0x9a, 0x72, 0x7c, 0x52,
-	0x53, 0x7e, 0x9c, 0xd4, 0x94, 0x4f, 0xa7, 0xb5, 0x91, 0xe3, 0xd3, 0xda, 0xc8, 0xf7, 0xd3, 0xda,
-	0xc8, 0xab, 0x45, 0xe2, 0x45, 0x9d, 0x83, 0x96, 0xd9, 0x66, 0xbe, 0xc5, 0x02, 0xa4, 0xe2, 0x0d,
-	0x12, 0x3f, 0x82, 0xc5, 0xb7, 0x28, 0x68, 0xb5, 0x46, 0xe5, 0xfb, 0xb1, 0xfe, 0x3b, 0x00, 0x00,
-	0xff, 0xff, 0x87, 0xcb, 0xe7, 0xa4, 0xa8, 0x06, 0x00, 0x00,
+	// 767 bytes of a gzipped FileDescriptorProto
+	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xbc, 0x56, 0x4d, 0x4f, 0xd4, 0x5c,
+	0x14, 0xa6, 0xef, 0x7c, 0x40, 0x0f, 0x1f, 0xef, 0xfb, 0x96, 0x01, 0x4a, 0xc5, 0xc9, 0x30, 0x7e,
+	0x04, 0x10, 0x3a, 0x02, 0x89, 0x0b, 0x76, 0x30, 0x26, 0xc6, 0x98, 0x51, 0x53, 0x12, 0x13, 0x8c,
+	0x09, 0xe9, 0x4c, 0xaf, 0x77, 0x1a, 0xa6, 0xbd, 0x4d, 0x6f, 0x19, 0x9c, 0xc4, 0x85, 0x31, 0x6e,
+	0x25, 0xfe, 0x13, 0x59, 0xf8, 0x23, 0x5c, 0x12, 0x57, 0x2e, 0x0d, 0x2c, 0x58, 0xfb, 0x0f, 0xcc,
+	0xed, 0xc7, 0x6d, 0x0b, 0xd4, 0x99, 0x08, 0x71, 0xd1, 0xa4, 0xe7, 0x9e, 0xe7, 0x9c, 0xf3, 0x9c,
+	0x7b, 0xcf, 0x7d, 0x72, 0x61, 0xae, 0x49, 0xed, 0x5a, 0x07, 0x19, 0x18, 0xb9, 0xb5, 0x56, 0x5b,
+	0x37, 0xed, 0x5a, 0x77, 0xb5, 0xe6, 0xbd, 0x51, 0x1d, 0x97, 0x78, 0x44, 0x9a, 0x6c, 0x52, 0x5b,
+	0x0d, 0xbc, 0xaa, 0xef, 0x55, 0xbb, 0xab, 0xca, 0x4c, 0x8b, 0x50, 0x8b, 0xd0, 0x9a, 0x45, 0x31,
+	0x03, 0x5b, 0x14, 0x07, 0x68, 0x65, 0x36, 0x70, 0xec, 0xfa, 0x56, 0x2d, 0x30, 0x02, 0x57, 0xf5,
+	0xa7, 0x00, 0x63, 0x0d, 0x8a, 0x9f, 0x39, 0xc8, 0xae, 0xb3, 0x3c, 0xd2, 0x03, 0x10, 0xf5, 0x7d,
+	0xaf, 0x4d, 0x5c, 0xd3, 0xeb, 0xc9, 0x42, 0x45, 0x58, 0x10, 0xb7, 0xe4, 0x6f, 0x5f, 0x56, 0x4a,
+	0x61, 0xd4, 0xa6, 0x61, 0xb8, 0x88, 0xd2, 0x6d, 0xcf, 0x35, 0x6d, 0xac, 0xc5, 0x50, 0x49, 0x82,
+	0xbc, 0xad, 0x5b, 0x48, 0xfe, 0x87, 0x85, 0x68, 0xfe, 0x3f, 0x5b, 0xdb, 0x33, 0x6d, 0x43, 0xce,
+	0x05, 0x6b, 0xec, 0x5f, 0x9a, 0x03, 0xf1, 0xb5, 0xab, 0x5b, 0xe8, 0x80, 0xb8, 0x7b, 0x72, 0xde,
+	0x77, 0xc4, 0x0b, 0xd2, 0x4d, 0x00, 0x1b, 0x79, 0xec, 0x77, 0xd7, 0x34, 0xe4, 0x42, 0x45, 0x58,
+	0xc8, 0x6b, 0x62, 0xb8, 0xf2, 0xd8, 0x90, 0xa6, 0xa1, 0x68, 0x20, 0xa7, 0x43, 0x7a, 0x72, 0xd1,
+	0x8f, 0x0c, 0x2d, 0x96, 0xb4, 0x45, 0x2c, 0xcb, 0xf4, 0x3c, 0x84, 0xe4, 0xe1, 0x4a, 0x8e, 0x25,
+	0xe5, 0x0b, 0x1b, 0x13, 0xef, 0xcf, 0x8e, 0x96, 0x62, 0xaa, 0xd5, 0x69, 0x28, 0x25, 0x5b, 0xd6,
+	0x10, 0x75, 0x88, 0x4d, 0x51, 0xf5, 0xa3, 0x00, 0xff, 0x36, 0x28, 0xde, 0x46, 0x5e, 0x3d, 0x8a,
+	0xfd, 0xe3, 0xed, 0x28, 0x41, 0xc1, 0x3f, 0x97, 0x70, 0x3f, 0x02, 0x23, 0xcd, 0x33, 0xd7, 0x8f,
+	0xe7, 0x2c, 0xcc, 0x9c, 0xa3, 0xc3, 0xa9, 0x5a, 0x30, 0xde, 0xa0, 0xb8, 0xde, 0x21, 0x14, 0x5d,
+	0xed, 0xd8, 0x2e, 0xe5, 0x79, 0x81, 0xc9, 0x0c, 0x4c, 0xa5, 0xca, 0x71, 0x1e, 0x36, 0x4c, 0x34,
+	0x28, 0xd6, 0x10, 0xb9, 0xf2, 0xfc, 0x0c, 0x46, 0x44, 0x86, 0xe9, 0x74, 0x3d, 0xce, 0xe4, 0x43,
+	0x30, 0xc8, 0xdb, 0xc8, 0x7b, 0x18, 0xcc, 0xc4, 0xf5, 0x9e, 0x5c, 0x3c, 0x79, 0xb9, 0xe4, 0xe4,
+	0x65, 0xcc, 0x16, 0x67, 0xc1, 0xe9, 0x1d, 0x0a, 0x30, 0xda, 0xa0, 0xf8, 0x39, 0xa1, 0xde, 0x53,
+	0x62, 0x20, 0x69, 0x19, 0xf2, 0xad, 0x41, 0x88, 0xf9, 0xa8, 0x0c, 0x4e, 0xf7, 0x21, 0xbf, 0x87,
+	0x7a, 0xd4, 0x1f, 0xa4, 0xd1, 0xb5, 0x39, 0xf5, 0x12, 0x4d, 0x50, 0x59, 0xb1, 0x27, 0xa8, 0xa7,
+	0xf9, 0xc8, 0x0d, 0x91, 0xb1, 0xf5, 0x53, 0x56, 0xd7, 0x61, 0x38, 0xf4, 0xf1, 0xab, 0x2b, 0x24,
+	0xae, 0x6e, 0x09, 0x0a, 0x5d, 0xbd, 0xb3, 0x1f, 0xdd, 0xe7, 0xc0, 0xa8, 0x4e, 0xc1, 0x64, 0xa2,
+	0x09, 0xde, 0xdc, 0x5b, 0xf8, 0x9f, 0x2d, 0xbb, 0xc4, 0x21, 0x14, 0x3d, 0x42, 0x36, 0xa2, 0x26,
+	0xbd, 0x96, 0x0e, 0x65, 0x18, 0xc6, 0x41, 0xba, 0x70, 0xdb, 0x23, 0x33, 0xd9, 0xc9, 0x0d, 0x98,
+	0xbd, 0x50, 0x9d, 0x53, 0xfb, 0x2c, 0xc0, 0x7f, 0x0d, 0x8a, 0x37, 0x6d, 0x7a, 0x80, 0xdc, 0xbf,
+	0x42, 0x4d, 0x52, 0x60, 0x44, 0x77, 0x1c, 0x97, 0x74, 0x91, 0xe1, 0x0b, 0xdc, 0x88, 0xc6, 0x6d,
+	0x36, 0x46, 0x2e, 0xd2, 0x29, 0xb1, 0x7d, 0x6d, 0x13, 0xb5, 0xd0, 0x4a, 0xb6, 0xa3, 0x80, 0x7c,
+	0x9e, 0x70, 0xd4, 0xcd, 0xda, 0x61, 0x11, 0x72, 0x0d, 0x8a, 0xa5, 0x1d, 0x10, 0x63, 0xc5, 0x9e,
+	0xbf, 0xf4, 0xe0, 0x93, 0x0a, 0xa7, 0x2c, 0xf6, 0x85, 0x44, 0x25, 0xa4, 0x26, 0x8c, 0xa5, 0x04,
+	0xf0, 0x76, 0x56, 0x68, 0x12, 0xa5, 0x2c, 0x0f, 0x82, 0xe2, 0x35, 0x5e, 0x01, 0x24, 0xa4, 0xab,
+	0x9a, 0x15, 0x1b, 0x63, 0x94, 0xa5, 0xfe, 0x18, 0x9e, 0x7d, 0x17, 0x46, 0x93, 0x82, 0x74, 0x2b,
+	0x2b, 0x34, 0x01, 0x52, 0xee, 0x0d, 0x00, 0xe2, 0x05, 0x76, 0x40, 0x8c, 0x65, 0x66, 0xfe, 0x37,
+	0x9d, 0x07, 0x90, 0xec, 0xdd, 0xbf, 0x20, 0x13, 0xd2, 0x0b, 0x18, 0xe1, 0x12, 0x51, 0xc9, 0x0a,
+	0x8b, 0x10, 0xca, 0x42, 0x3f, 0x04, 0xcf, 0xdb, 0x86, 0x89, 0x73, 0xd7, 0xf3, 0x6e, 0x66, 0x6c,
+	0x0a, 0xa7, 0xa8, 0x83, 0xe1, 0x78, 0x25, 0x04, 0xe3, 0xe9, 0xcb, 0x76, 0x27, 0x2b, 0x41, 0x0a,
+	0xa6, 0xac, 0x0c, 0x04, 0x8b, 0xca, 0x28, 0x85, 0x77, 0x67, 0x47, 0x4b, 0xc2, 0x56, 0xfd, 0xeb,
+	0x49, 0x59, 0x38, 0x3e, 0x29, 0x0b, 0x3f, 0x4e, 0xca, 0xc2, 0xa7, 0xd3, 0xf2, 0xd0, 0xf1, 0x69,
+	0x79, 0xe8, 0xfb, 0x69, 0x79, 0xe8, 0xe5, 0x22, 0x36, 0xbd, 0xf6, 0x7e, 0x53, 0x6d, 0x11, 0xab,
+	0xc6, 0x8e, 0x90, 0x3d, 0xa7, 0xd8, 0x87, 0x51, 0xfa, 0x59, 0xe5, 0x34, 0x9b, 0x45, 0xff, 0x29,
+	0xb4, 0xfe, 0x2b, 0x00, 0x00, 0xff, 0xff, 0xb2, 0x77, 0x35, 0x5a, 0x73, 0x09, 0x00, 0x00,
 }
 
 // Reference imports to suppress errors if they are not otherwise used.
@@ -683,9 +968,13 @@ const _ = grpc.SupportPackageIsVersion4
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://godoc.org/google.golang.org/grpc#ClientConn.NewStream.
 type MsgClient interface {
-	// OpenChain and SetCommittee are effects of passed proposals.
+	// OpenChain, SetCommittee, CloseChain, ReopenChain and SetDeploy are effects of
+	// passed proposals.
 	OpenChain(ctx context.Context, in *MsgOpenChain, opts ...grpc.CallOption) (*MsgOpenChainResponse, error)
 	SetCommittee(ctx context.Context, in *MsgSetCommittee, opts ...grpc.CallOption) (*MsgSetCommitteeResponse, error)
+	CloseChain(ctx context.Context, in *MsgCloseChain, opts ...grpc.CallOption) (*MsgCloseChainResponse, error)
+	ReopenChain(ctx context.Context, in *MsgReopenChain, opts ...grpc.CallOption) (*MsgReopenChainResponse, error)
+	SetDeploy(ctx context.Context, in *MsgSetDeploy, opts ...grpc.CallOption) (*MsgSetDeployResponse, error)
 	// The others are sent by cities of the committee.
 	PostNode(ctx context.Context, in *MsgPostNode, opts ...grpc.CallOption) (*MsgPostNodeResponse, error)
 	ProposeGenesis(ctx context.Context, in *MsgProposeGenesis, opts ...grpc.CallOption) (*MsgProposeGenesisResponse, error)
@@ -712,6 +1001,33 @@ func (c *msgClient) OpenChain(ctx context.Context, in *MsgOpenChain, opts ...grp
 func (c *msgClient) SetCommittee(ctx context.Context, in *MsgSetCommittee, opts ...grpc.CallOption) (*MsgSetCommitteeResponse, error) {
 	out := new(MsgSetCommitteeResponse)
 	err := c.cc.Invoke(ctx, "/bsn.ledger.chain.v1.Msg/SetCommittee", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *msgClient) CloseChain(ctx context.Context, in *MsgCloseChain, opts ...grpc.CallOption) (*MsgCloseChainResponse, error) {
+	out := new(MsgCloseChainResponse)
+	err := c.cc.Invoke(ctx, "/bsn.ledger.chain.v1.Msg/CloseChain", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *msgClient) ReopenChain(ctx context.Context, in *MsgReopenChain, opts ...grpc.CallOption) (*MsgReopenChainResponse, error) {
+	out := new(MsgReopenChainResponse)
+	err := c.cc.Invoke(ctx, "/bsn.ledger.chain.v1.Msg/ReopenChain", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *msgClient) SetDeploy(ctx context.Context, in *MsgSetDeploy, opts ...grpc.CallOption) (*MsgSetDeployResponse, error) {
+	out := new(MsgSetDeployResponse)
+	err := c.cc.Invoke(ctx, "/bsn.ledger.chain.v1.Msg/SetDeploy", in, out, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -747,9 +1063,13 @@ func (c *msgClient) AnswerGenesis(ctx context.Context, in *MsgAnswerGenesis, opt
 
 // MsgServer is the server API for Msg service.
 type MsgServer interface {
-	// OpenChain and SetCommittee are effects of passed proposals.
+	// OpenChain, SetCommittee, CloseChain, ReopenChain and SetDeploy are effects of
+	// passed proposals.
 	OpenChain(context.Context, *MsgOpenChain) (*MsgOpenChainResponse, error)
 	SetCommittee(context.Context, *MsgSetCommittee) (*MsgSetCommitteeResponse, error)
+	CloseChain(context.Context, *MsgCloseChain) (*MsgCloseChainResponse, error)
+	ReopenChain(context.Context, *MsgReopenChain) (*MsgReopenChainResponse, error)
+	SetDeploy(context.Context, *MsgSetDeploy) (*MsgSetDeployResponse, error)
 	// The others are sent by cities of the committee.
 	PostNode(context.Context, *MsgPostNode) (*MsgPostNodeResponse, error)
 	ProposeGenesis(context.Context, *MsgProposeGenesis) (*MsgProposeGenesisResponse, error)
@@ -765,6 +1085,15 @@ func (*UnimplementedMsgServer) OpenChain(ctx context.Context, req *MsgOpenChain)
 }
 func (*UnimplementedMsgServer) SetCommittee(ctx context.Context, req *MsgSetCommittee) (*MsgSetCommitteeResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method SetCommittee not implemented")
+}
+func (*UnimplementedMsgServer) CloseChain(ctx context.Context, req *MsgCloseChain) (*MsgCloseChainResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method CloseChain not implemented")
+}
+func (*UnimplementedMsgServer) ReopenChain(ctx context.Context, req *MsgReopenChain) (*MsgReopenChainResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ReopenChain not implemented")
+}
+func (*UnimplementedMsgServer) SetDeploy(ctx context.Context, req *MsgSetDeploy) (*MsgSetDeployResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method SetDeploy not implemented")
 }
 func (*UnimplementedMsgServer) PostNode(ctx context.Context, req *MsgPostNode) (*MsgPostNodeResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method PostNode not implemented")
@@ -812,6 +1141,60 @@ func _Msg_SetCommittee_Handler(srv interface{}, ctx context.Context, dec func(in
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(MsgServer).SetCommittee(ctx, req.(*MsgSetCommittee))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Msg_CloseChain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MsgCloseChain)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MsgServer).CloseChain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/bsn.ledger.chain.v1.Msg/CloseChain",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MsgServer).CloseChain(ctx, req.(*MsgCloseChain))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Msg_ReopenChain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MsgReopenChain)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MsgServer).ReopenChain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/bsn.ledger.chain.v1.Msg/ReopenChain",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MsgServer).ReopenChain(ctx, req.(*MsgReopenChain))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Msg_SetDeploy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MsgSetDeploy)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MsgServer).SetDeploy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/bsn.ledger.chain.v1.Msg/SetDeploy",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MsgServer).SetDeploy(ctx, req.(*MsgSetDeploy))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -882,6 +1265,18 @@ var _Msg_serviceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetCommittee",
 			Handler:    _Msg_SetCommittee_Handler,
+		},
+		{
+			MethodName: "CloseChain",
+			Handler:    _Msg_CloseChain_Handler,
+		},
+		{
+			MethodName: "ReopenChain",
+			Handler:    _Msg_ReopenChain_Handler,
+		},
+		{
+			MethodName: "SetDeploy",
+			Handler:    _Msg_SetDeploy_Handler,
 		},
 		{
 			MethodName: "PostNode",
@@ -1057,6 +1452,193 @@ func (m *MsgSetCommitteeResponse) MarshalTo(dAtA []byte) (int, error) {
 }
 
 func (m *MsgSetCommitteeResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgCloseChain) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgCloseChain) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgCloseChain) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Chain) > 0 {
+		i -= len(m.Chain)
+		copy(dAtA[i:], m.Chain)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Chain)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Authority) > 0 {
+		i -= len(m.Authority)
+		copy(dAtA[i:], m.Authority)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Authority)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgCloseChainResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgCloseChainResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgCloseChainResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgReopenChain) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgReopenChain) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgReopenChain) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Chain) > 0 {
+		i -= len(m.Chain)
+		copy(dAtA[i:], m.Chain)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Chain)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Authority) > 0 {
+		i -= len(m.Authority)
+		copy(dAtA[i:], m.Authority)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Authority)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgReopenChainResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgReopenChainResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgReopenChainResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgSetDeploy) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgSetDeploy) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgSetDeploy) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Deploy) > 0 {
+		i -= len(m.Deploy)
+		copy(dAtA[i:], m.Deploy)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Deploy)))
+		i--
+		dAtA[i] = 0x1a
+	}
+	if len(m.Chain) > 0 {
+		i -= len(m.Chain)
+		copy(dAtA[i:], m.Chain)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Chain)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Authority) > 0 {
+		i -= len(m.Authority)
+		copy(dAtA[i:], m.Authority)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Authority)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgSetDeployResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgSetDeployResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgSetDeployResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	i := len(dAtA)
 	_ = i
 	var l int
@@ -1408,6 +1990,88 @@ func (m *MsgSetCommittee) Size() (n int) {
 }
 
 func (m *MsgSetCommitteeResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	return n
+}
+
+func (m *MsgCloseChain) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Authority)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.Chain)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	return n
+}
+
+func (m *MsgCloseChainResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	return n
+}
+
+func (m *MsgReopenChain) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Authority)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.Chain)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	return n
+}
+
+func (m *MsgReopenChainResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	return n
+}
+
+func (m *MsgSetDeploy) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Authority)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.Chain)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.Deploy)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	return n
+}
+
+func (m *MsgSetDeployResponse) Size() (n int) {
 	if m == nil {
 		return 0
 	}
@@ -2022,6 +2686,530 @@ func (m *MsgSetCommitteeResponse) Unmarshal(dAtA []byte) error {
 		}
 		if fieldNum <= 0 {
 			return fmt.Errorf("proto: MsgSetCommitteeResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgCloseChain) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgCloseChain: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgCloseChain: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Authority", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Authority = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Chain", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Chain = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgCloseChainResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgCloseChainResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgCloseChainResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgReopenChain) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgReopenChain: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgReopenChain: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Authority", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Authority = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Chain", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Chain = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgReopenChainResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgReopenChainResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgReopenChainResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgSetDeploy) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgSetDeploy: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgSetDeploy: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Authority", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Authority = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Chain", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Chain = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Deploy", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Deploy = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgSetDeployResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgSetDeployResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgSetDeployResponse: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		default:

@@ -369,6 +369,477 @@ func (m *MsgUpdateCityResponse) XXX_DiscardUnknown() {
 
 var xxx_messageInfo_MsgUpdateCityResponse proto.InternalMessageInfo
 
+type MsgEvictCity struct {
+	Authority string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	City      string `protobuf:"bytes,2,opt,name=city,proto3" json:"city,omitempty"`
+}
+
+func (m *MsgEvictCity) Reset()         { *m = MsgEvictCity{} }
+func (m *MsgEvictCity) String() string { return proto.CompactTextString(m) }
+func (*MsgEvictCity) ProtoMessage()    {}
+func (*MsgEvictCity) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{6}
+}
+func (m *MsgEvictCity) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgEvictCity) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgEvictCity.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgEvictCity) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgEvictCity.Merge(m, src)
+}
+func (m *MsgEvictCity) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgEvictCity) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgEvictCity.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgEvictCity proto.InternalMessageInfo
+
+func (m *MsgEvictCity) GetAuthority() string {
+	if m != nil {
+		return m.Authority
+	}
+	return ""
+}
+
+func (m *MsgEvictCity) GetCity() string {
+	if m != nil {
+		return m.City
+	}
+	return ""
+}
+
+type MsgEvictCityResponse struct {
+}
+
+func (m *MsgEvictCityResponse) Reset()         { *m = MsgEvictCityResponse{} }
+func (m *MsgEvictCityResponse) String() string { return proto.CompactTextString(m) }
+func (*MsgEvictCityResponse) ProtoMessage()    {}
+func (*MsgEvictCityResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{7}
+}
+func (m *MsgEvictCityResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgEvictCityResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgEvictCityResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgEvictCityResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgEvictCityResponse.Merge(m, src)
+}
+func (m *MsgEvictCityResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgEvictCityResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgEvictCityResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgEvictCityResponse proto.InternalMessageInfo
+
+type MsgEvictOperator struct {
+	Authority string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	Operator  string `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+}
+
+func (m *MsgEvictOperator) Reset()         { *m = MsgEvictOperator{} }
+func (m *MsgEvictOperator) String() string { return proto.CompactTextString(m) }
+func (*MsgEvictOperator) ProtoMessage()    {}
+func (*MsgEvictOperator) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{8}
+}
+func (m *MsgEvictOperator) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgEvictOperator) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgEvictOperator.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgEvictOperator) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgEvictOperator.Merge(m, src)
+}
+func (m *MsgEvictOperator) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgEvictOperator) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgEvictOperator.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgEvictOperator proto.InternalMessageInfo
+
+func (m *MsgEvictOperator) GetAuthority() string {
+	if m != nil {
+		return m.Authority
+	}
+	return ""
+}
+
+func (m *MsgEvictOperator) GetOperator() string {
+	if m != nil {
+		return m.Operator
+	}
+	return ""
+}
+
+type MsgEvictOperatorResponse struct {
+}
+
+func (m *MsgEvictOperatorResponse) Reset()         { *m = MsgEvictOperatorResponse{} }
+func (m *MsgEvictOperatorResponse) String() string { return proto.CompactTextString(m) }
+func (*MsgEvictOperatorResponse) ProtoMessage()    {}
+func (*MsgEvictOperatorResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{9}
+}
+func (m *MsgEvictOperatorResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgEvictOperatorResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgEvictOperatorResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgEvictOperatorResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgEvictOperatorResponse.Merge(m, src)
+}
+func (m *MsgEvictOperatorResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgEvictOperatorResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgEvictOperatorResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgEvictOperatorResponse proto.InternalMessageInfo
+
+type MsgReinstateOperator struct {
+	Authority string `protobuf:"bytes,1,opt,name=authority,proto3" json:"authority,omitempty"`
+	Operator  string `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	// The active city that carries the operator's power from now on, and the
+	// Ed25519 key with which it signs blocks: one that no city ever had.
+	City         string `protobuf:"bytes,3,opt,name=city,proto3" json:"city,omitempty"`
+	ConsensusKey []byte `protobuf:"bytes,4,opt,name=consensus_key,json=consensusKey,proto3" json:"consensus_key,omitempty"`
+}
+
+func (m *MsgReinstateOperator) Reset()         { *m = MsgReinstateOperator{} }
+func (m *MsgReinstateOperator) String() string { return proto.CompactTextString(m) }
+func (*MsgReinstateOperator) ProtoMessage()    {}
+func (*MsgReinstateOperator) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{10}
+}
+func (m *MsgReinstateOperator) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgReinstateOperator) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgReinstateOperator.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgReinstateOperator) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgReinstateOperator.Merge(m, src)
+}
+func (m *MsgReinstateOperator) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgReinstateOperator) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgReinstateOperator.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgReinstateOperator proto.InternalMessageInfo
+
+func (m *MsgReinstateOperator) GetAuthority() string {
+	if m != nil {
+		return m.Authority
+	}
+	return ""
+}
+
+func (m *MsgReinstateOperator) GetOperator() string {
+	if m != nil {
+		return m.Operator
+	}
+	return ""
+}
+
+func (m *MsgReinstateOperator) GetCity() string {
+	if m != nil {
+		return m.City
+	}
+	return ""
+}
+
+func (m *MsgReinstateOperator) GetConsensusKey() []byte {
+	if m != nil {
+		return m.ConsensusKey
+	}
+	return nil
+}
+
+type MsgReinstateOperatorResponse struct {
+}
+
+func (m *MsgReinstateOperatorResponse) Reset()         { *m = MsgReinstateOperatorResponse{} }
+func (m *MsgReinstateOperatorResponse) String() string { return proto.CompactTextString(m) }
+func (*MsgReinstateOperatorResponse) ProtoMessage()    {}
+func (*MsgReinstateOperatorResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{11}
+}
+func (m *MsgReinstateOperatorResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgReinstateOperatorResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgReinstateOperatorResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgReinstateOperatorResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgReinstateOperatorResponse.Merge(m, src)
+}
+func (m *MsgReinstateOperatorResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgReinstateOperatorResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgReinstateOperatorResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgReinstateOperatorResponse proto.InternalMessageInfo
+
+// MsgLeaveCity is signed by the city or by its operator.
+type MsgLeaveCity struct {
+	Signer string `protobuf:"bytes,1,opt,name=signer,proto3" json:"signer,omitempty"`
+	City   string `protobuf:"bytes,2,opt,name=city,proto3" json:"city,omitempty"`
+	// For how many seconds of ledger time it goes on serving at least, or says
+	// where else its chains are served.
+	Notice uint32 `protobuf:"varint,3,opt,name=notice,proto3" json:"notice,omitempty"`
+}
+
+func (m *MsgLeaveCity) Reset()         { *m = MsgLeaveCity{} }
+func (m *MsgLeaveCity) String() string { return proto.CompactTextString(m) }
+func (*MsgLeaveCity) ProtoMessage()    {}
+func (*MsgLeaveCity) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{12}
+}
+func (m *MsgLeaveCity) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgLeaveCity) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgLeaveCity.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgLeaveCity) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgLeaveCity.Merge(m, src)
+}
+func (m *MsgLeaveCity) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgLeaveCity) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgLeaveCity.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgLeaveCity proto.InternalMessageInfo
+
+func (m *MsgLeaveCity) GetSigner() string {
+	if m != nil {
+		return m.Signer
+	}
+	return ""
+}
+
+func (m *MsgLeaveCity) GetCity() string {
+	if m != nil {
+		return m.City
+	}
+	return ""
+}
+
+func (m *MsgLeaveCity) GetNotice() uint32 {
+	if m != nil {
+		return m.Notice
+	}
+	return 0
+}
+
+type MsgLeaveCityResponse struct {
+}
+
+func (m *MsgLeaveCityResponse) Reset()         { *m = MsgLeaveCityResponse{} }
+func (m *MsgLeaveCityResponse) String() string { return proto.CompactTextString(m) }
+func (*MsgLeaveCityResponse) ProtoMessage()    {}
+func (*MsgLeaveCityResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{13}
+}
+func (m *MsgLeaveCityResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgLeaveCityResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgLeaveCityResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgLeaveCityResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgLeaveCityResponse.Merge(m, src)
+}
+func (m *MsgLeaveCityResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgLeaveCityResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgLeaveCityResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgLeaveCityResponse proto.InternalMessageInfo
+
+// MsgEndCity is signed by the leaving city once it has drained, or by its
+// operator, who may not want to wait.
+type MsgEndCity struct {
+	Signer string `protobuf:"bytes,1,opt,name=signer,proto3" json:"signer,omitempty"`
+	City   string `protobuf:"bytes,2,opt,name=city,proto3" json:"city,omitempty"`
+}
+
+func (m *MsgEndCity) Reset()         { *m = MsgEndCity{} }
+func (m *MsgEndCity) String() string { return proto.CompactTextString(m) }
+func (*MsgEndCity) ProtoMessage()    {}
+func (*MsgEndCity) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{14}
+}
+func (m *MsgEndCity) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgEndCity) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgEndCity.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgEndCity) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgEndCity.Merge(m, src)
+}
+func (m *MsgEndCity) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgEndCity) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgEndCity.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgEndCity proto.InternalMessageInfo
+
+func (m *MsgEndCity) GetSigner() string {
+	if m != nil {
+		return m.Signer
+	}
+	return ""
+}
+
+func (m *MsgEndCity) GetCity() string {
+	if m != nil {
+		return m.City
+	}
+	return ""
+}
+
+type MsgEndCityResponse struct {
+}
+
+func (m *MsgEndCityResponse) Reset()         { *m = MsgEndCityResponse{} }
+func (m *MsgEndCityResponse) String() string { return proto.CompactTextString(m) }
+func (*MsgEndCityResponse) ProtoMessage()    {}
+func (*MsgEndCityResponse) Descriptor() ([]byte, []int) {
+	return fileDescriptor_5174b12398c8b0c9, []int{15}
+}
+func (m *MsgEndCityResponse) XXX_Unmarshal(b []byte) error {
+	return m.Unmarshal(b)
+}
+func (m *MsgEndCityResponse) XXX_Marshal(b []byte, deterministic bool) ([]byte, error) {
+	if deterministic {
+		return xxx_messageInfo_MsgEndCityResponse.Marshal(b, m, deterministic)
+	} else {
+		b = b[:cap(b)]
+		n, err := m.MarshalToSizedBuffer(b)
+		if err != nil {
+			return nil, err
+		}
+		return b[:n], nil
+	}
+}
+func (m *MsgEndCityResponse) XXX_Merge(src proto.Message) {
+	xxx_messageInfo_MsgEndCityResponse.Merge(m, src)
+}
+func (m *MsgEndCityResponse) XXX_Size() int {
+	return m.Size()
+}
+func (m *MsgEndCityResponse) XXX_DiscardUnknown() {
+	xxx_messageInfo_MsgEndCityResponse.DiscardUnknown(m)
+}
+
+var xxx_messageInfo_MsgEndCityResponse proto.InternalMessageInfo
+
 func init() {
 	proto.RegisterType((*MsgAdmitCity)(nil), "bsn.ledger.operator.v1.MsgAdmitCity")
 	proto.RegisterType((*MsgAdmitCityResponse)(nil), "bsn.ledger.operator.v1.MsgAdmitCityResponse")
@@ -376,45 +847,68 @@ func init() {
 	proto.RegisterType((*MsgActivateCityResponse)(nil), "bsn.ledger.operator.v1.MsgActivateCityResponse")
 	proto.RegisterType((*MsgUpdateCity)(nil), "bsn.ledger.operator.v1.MsgUpdateCity")
 	proto.RegisterType((*MsgUpdateCityResponse)(nil), "bsn.ledger.operator.v1.MsgUpdateCityResponse")
+	proto.RegisterType((*MsgEvictCity)(nil), "bsn.ledger.operator.v1.MsgEvictCity")
+	proto.RegisterType((*MsgEvictCityResponse)(nil), "bsn.ledger.operator.v1.MsgEvictCityResponse")
+	proto.RegisterType((*MsgEvictOperator)(nil), "bsn.ledger.operator.v1.MsgEvictOperator")
+	proto.RegisterType((*MsgEvictOperatorResponse)(nil), "bsn.ledger.operator.v1.MsgEvictOperatorResponse")
+	proto.RegisterType((*MsgReinstateOperator)(nil), "bsn.ledger.operator.v1.MsgReinstateOperator")
+	proto.RegisterType((*MsgReinstateOperatorResponse)(nil), "bsn.ledger.operator.v1.MsgReinstateOperatorResponse")
+	proto.RegisterType((*MsgLeaveCity)(nil), "bsn.ledger.operator.v1.MsgLeaveCity")
+	proto.RegisterType((*MsgLeaveCityResponse)(nil), "bsn.ledger.operator.v1.MsgLeaveCityResponse")
+	proto.RegisterType((*MsgEndCity)(nil), "bsn.ledger.operator.v1.MsgEndCity")
+	proto.RegisterType((*MsgEndCityResponse)(nil), "bsn.ledger.operator.v1.MsgEndCityResponse")
 }
 
 func init() { proto.RegisterFile("bsn/ledger/operator/v1/tx.proto", fileDescriptor_5174b12398c8b0c9) }
 
 var fileDescriptor_5174b12398c8b0c9 = []byte{
-	// 515 bytes of a gzipped FileDescriptorProto
-	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0x9c, 0x54, 0xbf, 0x6f, 0xd3, 0x40,
-	0x18, 0x8d, 0x93, 0xb4, 0x49, 0x3e, 0x5c, 0x40, 0xa7, 0xd2, 0x38, 0x1e, 0x4c, 0x08, 0x20, 0xaa,
-	0x2a, 0xb5, 0x55, 0x90, 0x18, 0xba, 0xb5, 0x48, 0x0c, 0xa0, 0x2c, 0x41, 0x2c, 0x2c, 0x91, 0x7f,
-	0x9c, 0x2e, 0x56, 0x6b, 0x9f, 0xe5, 0xbb, 0x04, 0xbc, 0x21, 0x26, 0x46, 0xfe, 0x94, 0x0e, 0x6c,
-	0xac, 0x0c, 0x8c, 0x15, 0x13, 0x23, 0x4a, 0x86, 0xfe, 0x1b, 0xe8, 0x3b, 0xd7, 0x89, 0x0b, 0x51,
-	0x89, 0x3a, 0x44, 0xf9, 0x7e, 0xbc, 0x97, 0xf7, 0xee, 0xe9, 0x72, 0x70, 0xdf, 0x13, 0xb1, 0x73,
-	0x4a, 0x03, 0x46, 0x53, 0x87, 0x27, 0x34, 0x75, 0x25, 0x4f, 0x9d, 0xe9, 0x81, 0x23, 0x3f, 0xd8,
-	0x49, 0xca, 0x25, 0x27, 0x3b, 0x9e, 0x88, 0xed, 0x1c, 0x60, 0x17, 0x00, 0x7b, 0x7a, 0x60, 0xb6,
-	0x7d, 0x2e, 0x22, 0x2e, 0x9c, 0x48, 0x30, 0xc4, 0x47, 0x82, 0xe5, 0x04, 0xb3, 0x93, 0x2f, 0x46,
-	0xaa, 0x73, 0xf2, 0x26, 0x5f, 0xf5, 0xbe, 0x57, 0x41, 0x1f, 0x08, 0x76, 0x14, 0x44, 0xa1, 0x7c,
-	0x11, 0xca, 0x8c, 0x3c, 0x87, 0x96, 0x3b, 0x91, 0x63, 0x9e, 0x86, 0x32, 0x33, 0xb4, 0xae, 0xb6,
-	0xdb, 0x3a, 0x36, 0x7e, 0x7e, 0xdd, 0xdf, 0xbe, 0x64, 0x1d, 0x05, 0x41, 0x4a, 0x85, 0x78, 0x23,
-	0xd3, 0x30, 0x66, 0xc3, 0x25, 0x94, 0x98, 0xd0, 0x2c, 0xbc, 0x18, 0x55, 0xa4, 0x0d, 0x17, 0x3d,
-	0x79, 0x00, 0x7a, 0x51, 0x8f, 0x4e, 0x68, 0x66, 0xd4, 0xba, 0xda, 0xae, 0x3e, 0xbc, 0x55, 0xcc,
-	0x5e, 0xd3, 0x8c, 0x10, 0xa8, 0xfb, 0xa8, 0x58, 0x57, 0x54, 0x55, 0x93, 0x0e, 0x34, 0xf1, 0x5b,
-	0x51, 0x36, 0x14, 0xa5, 0x81, 0x3d, 0xc2, 0x1f, 0xc2, 0x96, 0xcf, 0x63, 0x41, 0x63, 0x31, 0x11,
-	0x6a, 0xbf, 0xa9, 0xf6, 0xfa, 0x62, 0x88, 0xa0, 0x0e, 0x34, 0x63, 0x1e, 0x50, 0xb5, 0x6f, 0xe4,
-	0x7c, 0xec, 0x71, 0x75, 0x17, 0x6a, 0x6e, 0x12, 0x1a, 0x4d, 0xa5, 0x86, 0x25, 0x31, 0xa0, 0xc1,
-	0x5c, 0x49, 0xdf, 0xbb, 0x99, 0xd1, 0x52, 0xd3, 0xa2, 0x45, 0x6b, 0xa7, 0x61, 0x7c, 0x62, 0x40,
-	0xb7, 0x86, 0xd6, 0xb0, 0x3e, 0xbc, 0xfd, 0xe9, 0xe2, 0x6c, 0x6f, 0x79, 0xfa, 0xde, 0x0e, 0x6c,
-	0x97, 0x53, 0x1c, 0x52, 0x91, 0xa0, 0x93, 0xde, 0x2b, 0xb8, 0x83, 0x73, 0x5f, 0x86, 0x53, 0x57,
-	0x52, 0x15, 0x70, 0xff, 0xf2, 0xa4, 0xff, 0xcb, 0x56, 0xa1, 0x0e, 0x5b, 0x28, 0xa4, 0xca, 0x5e,
-	0x07, 0xda, 0x7f, 0xfd, 0xd6, 0x42, 0xe6, 0xb3, 0x06, 0x5b, 0x03, 0xc1, 0xde, 0x26, 0xc1, 0x8d,
-	0x54, 0x8a, 0x38, 0xaa, 0x2b, 0xe3, 0xa8, 0xad, 0x8e, 0xa3, 0x5e, 0x8a, 0xa3, 0xe4, 0xb2, 0x0d,
-	0xf7, 0xae, 0x38, 0x29, 0x3c, 0x3e, 0xfd, 0x56, 0x85, 0xda, 0x40, 0x30, 0x32, 0x82, 0xd6, 0xf2,
-	0xb6, 0x3d, 0xb2, 0x57, 0xdf, 0x65, 0xbb, 0x9c, 0xa6, 0xd9, 0x5f, 0x07, 0x55, 0x08, 0x91, 0x31,
-	0xe8, 0x57, 0x02, 0x7f, 0x72, 0x1d, 0xbb, 0x04, 0x34, 0x9d, 0x35, 0x81, 0x0b, 0x25, 0x0f, 0xa0,
-	0x14, 0xf9, 0xe3, 0x6b, 0xe8, 0x4b, 0x98, 0xb9, 0xbf, 0x16, 0xac, 0xd0, 0x30, 0x37, 0x3e, 0x5e,
-	0x9c, 0xed, 0x69, 0xc7, 0x2f, 0x7f, 0xcc, 0x2c, 0xed, 0x7c, 0x66, 0x69, 0xbf, 0x67, 0x96, 0xf6,
-	0x65, 0x6e, 0x55, 0xce, 0xe7, 0x56, 0xe5, 0xd7, 0xdc, 0xaa, 0xbc, 0xeb, 0xb3, 0x50, 0x8e, 0x27,
-	0x9e, 0xed, 0xf3, 0x08, 0x9f, 0x8b, 0x18, 0x5f, 0x0f, 0xfc, 0x30, 0xfa, 0xcf, 0x2b, 0x92, 0x78,
-	0xde, 0xa6, 0xfa, 0xdb, 0x3f, 0xfb, 0x13, 0x00, 0x00, 0xff, 0xff, 0xf9, 0x5d, 0xb8, 0x7d, 0x65,
-	0x04, 0x00, 0x00,
+	// 734 bytes of a gzipped FileDescriptorProto
+	0x1f, 0x8b, 0x08, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xff, 0xb4, 0x56, 0xbf, 0x6f, 0xd3, 0x40,
+	0x14, 0xae, 0x93, 0x34, 0x3f, 0x5e, 0x13, 0x28, 0xa7, 0xd2, 0x3a, 0x16, 0x32, 0x25, 0x80, 0xa8,
+	0xaa, 0xd6, 0x6e, 0x01, 0x31, 0x74, 0x6b, 0x11, 0x0c, 0x40, 0x85, 0x14, 0xc4, 0x00, 0x4b, 0xe4,
+	0xd8, 0x27, 0xd7, 0xb4, 0xb1, 0x23, 0xdf, 0x35, 0x25, 0x1b, 0x62, 0x62, 0xe4, 0x4f, 0xa9, 0x04,
+	0x33, 0x13, 0x03, 0x63, 0xc5, 0xc4, 0x88, 0x9a, 0xa1, 0xff, 0x06, 0xba, 0x73, 0xee, 0xec, 0xd4,
+	0xc1, 0x09, 0x3f, 0x3a, 0x44, 0xb9, 0x1f, 0xdf, 0xf3, 0xf7, 0xdd, 0x77, 0xef, 0x3d, 0x1d, 0x5c,
+	0x6f, 0x13, 0xdf, 0x3c, 0xc0, 0x8e, 0x8b, 0x43, 0x33, 0xe8, 0xe2, 0xd0, 0xa2, 0x41, 0x68, 0xf6,
+	0x36, 0x4d, 0xfa, 0xd6, 0xe8, 0x86, 0x01, 0x0d, 0xd0, 0x62, 0x9b, 0xf8, 0x46, 0x04, 0x30, 0x04,
+	0xc0, 0xe8, 0x6d, 0x6a, 0x4b, 0x76, 0x40, 0x3a, 0x01, 0x31, 0x3b, 0xc4, 0x65, 0xf8, 0x0e, 0x71,
+	0xa3, 0x00, 0xad, 0x1e, 0x6d, 0xb4, 0xf8, 0xcc, 0x8c, 0x26, 0xd1, 0x56, 0xe3, 0x6b, 0x0e, 0xaa,
+	0xbb, 0xc4, 0xdd, 0x76, 0x3a, 0x1e, 0x7d, 0xe8, 0xd1, 0x3e, 0x7a, 0x00, 0x15, 0xeb, 0x90, 0xee,
+	0x05, 0xa1, 0x47, 0xfb, 0xaa, 0xb2, 0xac, 0xac, 0x54, 0x76, 0xd4, 0xef, 0x9f, 0xd7, 0x17, 0x86,
+	0x51, 0xdb, 0x8e, 0x13, 0x62, 0x42, 0x5e, 0xd0, 0xd0, 0xf3, 0xdd, 0x66, 0x0c, 0x45, 0x1a, 0x94,
+	0x85, 0x16, 0x35, 0xc7, 0xc2, 0x9a, 0x72, 0x8e, 0x6e, 0x40, 0x55, 0x8c, 0x5b, 0xfb, 0xb8, 0xaf,
+	0xe6, 0x97, 0x95, 0x95, 0x6a, 0x73, 0x4e, 0xac, 0x3d, 0xc5, 0x7d, 0x84, 0xa0, 0x60, 0x33, 0xc6,
+	0x02, 0x0f, 0xe5, 0x63, 0x54, 0x87, 0x32, 0xfb, 0xe7, 0x21, 0xb3, 0x3c, 0xa4, 0xc4, 0xe6, 0x0c,
+	0x7e, 0x13, 0x6a, 0x76, 0xe0, 0x13, 0xec, 0x93, 0x43, 0xc2, 0xf7, 0x8b, 0x7c, 0xbf, 0x2a, 0x17,
+	0x19, 0xa8, 0x0e, 0x65, 0x3f, 0x70, 0x30, 0xdf, 0x2f, 0x45, 0xf1, 0x6c, 0xce, 0xb6, 0xe6, 0x21,
+	0x6f, 0x75, 0x3d, 0xb5, 0xcc, 0xd9, 0xd8, 0x10, 0xa9, 0x50, 0x72, 0x2d, 0x8a, 0x8f, 0xac, 0xbe,
+	0x5a, 0xe1, 0xab, 0x62, 0xca, 0xa4, 0x1d, 0x78, 0xfe, 0xbe, 0x0a, 0xcb, 0x79, 0x26, 0x8d, 0x8d,
+	0xb7, 0x2e, 0xbd, 0x3f, 0x3b, 0x5e, 0x8d, 0x4f, 0xdf, 0x58, 0x84, 0x85, 0xa4, 0x8b, 0x4d, 0x4c,
+	0xba, 0x4c, 0x49, 0xe3, 0x09, 0x5c, 0x66, 0xeb, 0x36, 0xf5, 0x7a, 0x16, 0xc5, 0xdc, 0xe0, 0xb5,
+	0xe1, 0x49, 0x27, 0x79, 0xcb, 0x51, 0x5b, 0x15, 0x46, 0xc4, 0x87, 0x8d, 0x3a, 0x2c, 0x9d, 0xfb,
+	0x96, 0xa4, 0xf9, 0xa0, 0x40, 0x6d, 0x97, 0xb8, 0x2f, 0xbb, 0xce, 0x5f, 0xb1, 0x08, 0x3b, 0x72,
+	0x63, 0xed, 0xc8, 0x8f, 0xb7, 0xa3, 0x90, 0xb0, 0x23, 0xa1, 0x72, 0x09, 0xae, 0x8e, 0x28, 0x91,
+	0x1a, 0xdf, 0xf0, 0x44, 0x7b, 0xd4, 0xf3, 0xec, 0x7f, 0x4b, 0x34, 0x91, 0x29, 0xb9, 0x38, 0x53,
+	0x7e, 0x73, 0x1d, 0x92, 0x4b, 0x6a, 0xe8, 0xc1, 0xbc, 0x58, 0x7f, 0x2e, 0x92, 0xf3, 0x02, 0x12,
+	0x3e, 0xa5, 0x47, 0x03, 0xf5, 0x3c, 0xaf, 0xd4, 0xf4, 0x49, 0xe1, 0x62, 0x9b, 0xd8, 0xf3, 0x09,
+	0xb5, 0x28, 0xbe, 0x48, 0x61, 0xd2, 0xbc, 0x7c, 0xa2, 0xcc, 0x52, 0xb5, 0x54, 0x48, 0xd7, 0x52,
+	0xea, 0x44, 0x3a, 0x5c, 0x1b, 0x27, 0x5a, 0x9e, 0xaa, 0xcf, 0x6f, 0xfb, 0x19, 0xb6, 0x7a, 0x51,
+	0x3e, 0x6e, 0x40, 0x91, 0x78, 0xae, 0x8f, 0xc3, 0x89, 0x27, 0x19, 0xe2, 0xc6, 0xdd, 0x33, 0x5a,
+	0x84, 0xa2, 0x1f, 0x50, 0xcf, 0xc6, 0xfc, 0x00, 0xb5, 0xe6, 0x70, 0xb6, 0x35, 0xc7, 0xd4, 0x0d,
+	0x03, 0x87, 0x97, 0x2f, 0xa9, 0xa5, 0xa4, 0x16, 0x00, 0xbb, 0x04, 0xdf, 0xf9, 0x7f, 0x82, 0x46,
+	0x89, 0x17, 0x00, 0xc5, 0x04, 0x82, 0xf6, 0xee, 0x97, 0x22, 0xe4, 0x77, 0x89, 0x8b, 0x5a, 0x50,
+	0x89, 0xbb, 0xec, 0x2d, 0x63, 0x7c, 0x0f, 0x37, 0x92, 0x5d, 0x44, 0x5b, 0x9b, 0x06, 0x25, 0x88,
+	0xd0, 0x1e, 0x54, 0x47, 0x1a, 0xcd, 0x9d, 0xac, 0xe8, 0x04, 0x50, 0x33, 0xa7, 0x04, 0x4a, 0xa6,
+	0x36, 0x40, 0xa2, 0xd5, 0xdc, 0xce, 0x08, 0x8f, 0x61, 0xda, 0xfa, 0x54, 0x30, 0xc9, 0xd1, 0x82,
+	0x4a, 0xdc, 0x2b, 0xb2, 0xec, 0x92, 0xa8, 0x4c, 0xbb, 0x52, 0xbd, 0x00, 0xed, 0x43, 0x6d, 0xb4,
+	0x11, 0xac, 0x4c, 0x0a, 0x17, 0x48, 0x6d, 0x63, 0x5a, 0xa4, 0x24, 0x3b, 0x82, 0x2b, 0xe9, 0x02,
+	0xcf, 0xd2, 0x9b, 0x42, 0x6b, 0xf7, 0xff, 0x04, 0x9d, 0xb4, 0x31, 0x2e, 0xc2, 0x2c, 0x1b, 0x25,
+	0x2a, 0xd3, 0xc6, 0x54, 0x55, 0xa1, 0x57, 0x50, 0x12, 0x25, 0xd5, 0xc8, 0xb2, 0x25, 0xc2, 0x68,
+	0xab, 0x93, 0x31, 0xe2, 0xd3, 0xda, 0xec, 0xbb, 0xb3, 0xe3, 0x55, 0x65, 0xe7, 0xf1, 0xb7, 0x53,
+	0x5d, 0x39, 0x39, 0xd5, 0x95, 0x9f, 0xa7, 0xba, 0xf2, 0x71, 0xa0, 0xcf, 0x9c, 0x0c, 0xf4, 0x99,
+	0x1f, 0x03, 0x7d, 0xe6, 0xf5, 0x9a, 0xeb, 0xd1, 0xbd, 0xc3, 0xb6, 0x61, 0x07, 0x1d, 0xf6, 0x52,
+	0xf2, 0xd9, 0xc3, 0x89, 0xfd, 0x5c, 0x9c, 0x7a, 0x40, 0x75, 0xdb, 0xed, 0x22, 0x7f, 0xf1, 0xdc,
+	0xfb, 0x15, 0x00, 0x00, 0xff, 0xff, 0x33, 0x35, 0x7d, 0xa4, 0x60, 0x09, 0x00, 0x00,
 }
 
 // Reference imports to suppress errors if they are not otherwise used.
@@ -435,6 +929,13 @@ type MsgClient interface {
 	ActivateCity(ctx context.Context, in *MsgActivateCity, opts ...grpc.CallOption) (*MsgActivateCityResponse, error)
 	// UpdateCity changes where a city is reached.
 	UpdateCity(ctx context.Context, in *MsgUpdateCity, opts ...grpc.CallOption) (*MsgUpdateCityResponse, error)
+	// EvictCity, EvictOperator and ReinstateOperator are effects of passed proposals.
+	EvictCity(ctx context.Context, in *MsgEvictCity, opts ...grpc.CallOption) (*MsgEvictCityResponse, error)
+	EvictOperator(ctx context.Context, in *MsgEvictOperator, opts ...grpc.CallOption) (*MsgEvictOperatorResponse, error)
+	ReinstateOperator(ctx context.Context, in *MsgReinstateOperator, opts ...grpc.CallOption) (*MsgReinstateOperatorResponse, error)
+	// LeaveCity begins a city's way out, and EndCity ends it.
+	LeaveCity(ctx context.Context, in *MsgLeaveCity, opts ...grpc.CallOption) (*MsgLeaveCityResponse, error)
+	EndCity(ctx context.Context, in *MsgEndCity, opts ...grpc.CallOption) (*MsgEndCityResponse, error)
 }
 
 type msgClient struct {
@@ -472,6 +973,51 @@ func (c *msgClient) UpdateCity(ctx context.Context, in *MsgUpdateCity, opts ...g
 	return out, nil
 }
 
+func (c *msgClient) EvictCity(ctx context.Context, in *MsgEvictCity, opts ...grpc.CallOption) (*MsgEvictCityResponse, error) {
+	out := new(MsgEvictCityResponse)
+	err := c.cc.Invoke(ctx, "/bsn.ledger.operator.v1.Msg/EvictCity", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *msgClient) EvictOperator(ctx context.Context, in *MsgEvictOperator, opts ...grpc.CallOption) (*MsgEvictOperatorResponse, error) {
+	out := new(MsgEvictOperatorResponse)
+	err := c.cc.Invoke(ctx, "/bsn.ledger.operator.v1.Msg/EvictOperator", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *msgClient) ReinstateOperator(ctx context.Context, in *MsgReinstateOperator, opts ...grpc.CallOption) (*MsgReinstateOperatorResponse, error) {
+	out := new(MsgReinstateOperatorResponse)
+	err := c.cc.Invoke(ctx, "/bsn.ledger.operator.v1.Msg/ReinstateOperator", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *msgClient) LeaveCity(ctx context.Context, in *MsgLeaveCity, opts ...grpc.CallOption) (*MsgLeaveCityResponse, error) {
+	out := new(MsgLeaveCityResponse)
+	err := c.cc.Invoke(ctx, "/bsn.ledger.operator.v1.Msg/LeaveCity", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *msgClient) EndCity(ctx context.Context, in *MsgEndCity, opts ...grpc.CallOption) (*MsgEndCityResponse, error) {
+	out := new(MsgEndCityResponse)
+	err := c.cc.Invoke(ctx, "/bsn.ledger.operator.v1.Msg/EndCity", in, out, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MsgServer is the server API for Msg service.
 type MsgServer interface {
 	// AdmitCity is an effect of a passed proposal.
@@ -480,6 +1026,13 @@ type MsgServer interface {
 	ActivateCity(context.Context, *MsgActivateCity) (*MsgActivateCityResponse, error)
 	// UpdateCity changes where a city is reached.
 	UpdateCity(context.Context, *MsgUpdateCity) (*MsgUpdateCityResponse, error)
+	// EvictCity, EvictOperator and ReinstateOperator are effects of passed proposals.
+	EvictCity(context.Context, *MsgEvictCity) (*MsgEvictCityResponse, error)
+	EvictOperator(context.Context, *MsgEvictOperator) (*MsgEvictOperatorResponse, error)
+	ReinstateOperator(context.Context, *MsgReinstateOperator) (*MsgReinstateOperatorResponse, error)
+	// LeaveCity begins a city's way out, and EndCity ends it.
+	LeaveCity(context.Context, *MsgLeaveCity) (*MsgLeaveCityResponse, error)
+	EndCity(context.Context, *MsgEndCity) (*MsgEndCityResponse, error)
 }
 
 // UnimplementedMsgServer can be embedded to have forward compatible implementations.
@@ -494,6 +1047,21 @@ func (*UnimplementedMsgServer) ActivateCity(ctx context.Context, req *MsgActivat
 }
 func (*UnimplementedMsgServer) UpdateCity(ctx context.Context, req *MsgUpdateCity) (*MsgUpdateCityResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method UpdateCity not implemented")
+}
+func (*UnimplementedMsgServer) EvictCity(ctx context.Context, req *MsgEvictCity) (*MsgEvictCityResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method EvictCity not implemented")
+}
+func (*UnimplementedMsgServer) EvictOperator(ctx context.Context, req *MsgEvictOperator) (*MsgEvictOperatorResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method EvictOperator not implemented")
+}
+func (*UnimplementedMsgServer) ReinstateOperator(ctx context.Context, req *MsgReinstateOperator) (*MsgReinstateOperatorResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method ReinstateOperator not implemented")
+}
+func (*UnimplementedMsgServer) LeaveCity(ctx context.Context, req *MsgLeaveCity) (*MsgLeaveCityResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method LeaveCity not implemented")
+}
+func (*UnimplementedMsgServer) EndCity(ctx context.Context, req *MsgEndCity) (*MsgEndCityResponse, error) {
+	return nil, status.Errorf(codes.Unimplemented, "method EndCity not implemented")
 }
 
 func RegisterMsgServer(s grpc1.Server, srv MsgServer) {
@@ -554,6 +1122,96 @@ func _Msg_UpdateCity_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Msg_EvictCity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MsgEvictCity)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MsgServer).EvictCity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/bsn.ledger.operator.v1.Msg/EvictCity",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MsgServer).EvictCity(ctx, req.(*MsgEvictCity))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Msg_EvictOperator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MsgEvictOperator)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MsgServer).EvictOperator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/bsn.ledger.operator.v1.Msg/EvictOperator",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MsgServer).EvictOperator(ctx, req.(*MsgEvictOperator))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Msg_ReinstateOperator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MsgReinstateOperator)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MsgServer).ReinstateOperator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/bsn.ledger.operator.v1.Msg/ReinstateOperator",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MsgServer).ReinstateOperator(ctx, req.(*MsgReinstateOperator))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Msg_LeaveCity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MsgLeaveCity)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MsgServer).LeaveCity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/bsn.ledger.operator.v1.Msg/LeaveCity",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MsgServer).LeaveCity(ctx, req.(*MsgLeaveCity))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Msg_EndCity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MsgEndCity)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MsgServer).EndCity(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: "/bsn.ledger.operator.v1.Msg/EndCity",
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MsgServer).EndCity(ctx, req.(*MsgEndCity))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 var Msg_serviceDesc = _Msg_serviceDesc
 var _Msg_serviceDesc = grpc.ServiceDesc{
 	ServiceName: "bsn.ledger.operator.v1.Msg",
@@ -570,6 +1228,26 @@ var _Msg_serviceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateCity",
 			Handler:    _Msg_UpdateCity_Handler,
+		},
+		{
+			MethodName: "EvictCity",
+			Handler:    _Msg_EvictCity_Handler,
+		},
+		{
+			MethodName: "EvictOperator",
+			Handler:    _Msg_EvictOperator_Handler,
+		},
+		{
+			MethodName: "ReinstateOperator",
+			Handler:    _Msg_ReinstateOperator_Handler,
+		},
+		{
+			MethodName: "LeaveCity",
+			Handler:    _Msg_LeaveCity_Handler,
+		},
+		{
+			MethodName: "EndCity",
+			Handler:    _Msg_EndCity_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
@@ -823,6 +1501,325 @@ func (m *MsgUpdateCityResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
 	return len(dAtA) - i, nil
 }
 
+func (m *MsgEvictCity) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgEvictCity) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgEvictCity) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.City) > 0 {
+		i -= len(m.City)
+		copy(dAtA[i:], m.City)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.City)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Authority) > 0 {
+		i -= len(m.Authority)
+		copy(dAtA[i:], m.Authority)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Authority)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgEvictCityResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgEvictCityResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgEvictCityResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgEvictOperator) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgEvictOperator) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgEvictOperator) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.Operator) > 0 {
+		i -= len(m.Operator)
+		copy(dAtA[i:], m.Operator)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Operator)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Authority) > 0 {
+		i -= len(m.Authority)
+		copy(dAtA[i:], m.Authority)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Authority)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgEvictOperatorResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgEvictOperatorResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgEvictOperatorResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgReinstateOperator) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgReinstateOperator) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgReinstateOperator) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.ConsensusKey) > 0 {
+		i -= len(m.ConsensusKey)
+		copy(dAtA[i:], m.ConsensusKey)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.ConsensusKey)))
+		i--
+		dAtA[i] = 0x22
+	}
+	if len(m.City) > 0 {
+		i -= len(m.City)
+		copy(dAtA[i:], m.City)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.City)))
+		i--
+		dAtA[i] = 0x1a
+	}
+	if len(m.Operator) > 0 {
+		i -= len(m.Operator)
+		copy(dAtA[i:], m.Operator)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Operator)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Authority) > 0 {
+		i -= len(m.Authority)
+		copy(dAtA[i:], m.Authority)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Authority)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgReinstateOperatorResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgReinstateOperatorResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgReinstateOperatorResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgLeaveCity) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgLeaveCity) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgLeaveCity) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if m.Notice != 0 {
+		i = encodeVarintTx(dAtA, i, uint64(m.Notice))
+		i--
+		dAtA[i] = 0x18
+	}
+	if len(m.City) > 0 {
+		i -= len(m.City)
+		copy(dAtA[i:], m.City)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.City)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Signer) > 0 {
+		i -= len(m.Signer)
+		copy(dAtA[i:], m.Signer)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Signer)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgLeaveCityResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgLeaveCityResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgLeaveCityResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgEndCity) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgEndCity) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgEndCity) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	if len(m.City) > 0 {
+		i -= len(m.City)
+		copy(dAtA[i:], m.City)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.City)))
+		i--
+		dAtA[i] = 0x12
+	}
+	if len(m.Signer) > 0 {
+		i -= len(m.Signer)
+		copy(dAtA[i:], m.Signer)
+		i = encodeVarintTx(dAtA, i, uint64(len(m.Signer)))
+		i--
+		dAtA[i] = 0xa
+	}
+	return len(dAtA) - i, nil
+}
+
+func (m *MsgEndCityResponse) Marshal() (dAtA []byte, err error) {
+	size := m.Size()
+	dAtA = make([]byte, size)
+	n, err := m.MarshalToSizedBuffer(dAtA[:size])
+	if err != nil {
+		return nil, err
+	}
+	return dAtA[:n], nil
+}
+
+func (m *MsgEndCityResponse) MarshalTo(dAtA []byte) (int, error) {
+	size := m.Size()
+	return m.MarshalToSizedBuffer(dAtA[:size])
+}
+
+func (m *MsgEndCityResponse) MarshalToSizedBuffer(dAtA []byte) (int, error) {
+	i := len(dAtA)
+	_ = i
+	var l int
+	_ = l
+	return len(dAtA) - i, nil
+}
+
 func encodeVarintTx(dAtA []byte, offset int, v uint64) int {
 	offset -= sovTx(v)
 	base := offset
@@ -944,6 +1941,147 @@ func (m *MsgUpdateCity) Size() (n int) {
 }
 
 func (m *MsgUpdateCityResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	return n
+}
+
+func (m *MsgEvictCity) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Authority)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.City)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	return n
+}
+
+func (m *MsgEvictCityResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	return n
+}
+
+func (m *MsgEvictOperator) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Authority)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.Operator)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	return n
+}
+
+func (m *MsgEvictOperatorResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	return n
+}
+
+func (m *MsgReinstateOperator) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Authority)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.Operator)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.City)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.ConsensusKey)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	return n
+}
+
+func (m *MsgReinstateOperatorResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	return n
+}
+
+func (m *MsgLeaveCity) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Signer)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.City)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	if m.Notice != 0 {
+		n += 1 + sovTx(uint64(m.Notice))
+	}
+	return n
+}
+
+func (m *MsgLeaveCityResponse) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	return n
+}
+
+func (m *MsgEndCity) Size() (n int) {
+	if m == nil {
+		return 0
+	}
+	var l int
+	_ = l
+	l = len(m.Signer)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	l = len(m.City)
+	if l > 0 {
+		n += 1 + l + sovTx(uint64(l))
+	}
+	return n
+}
+
+func (m *MsgEndCityResponse) Size() (n int) {
 	if m == nil {
 		return 0
 	}
@@ -1723,6 +2861,911 @@ func (m *MsgUpdateCityResponse) Unmarshal(dAtA []byte) error {
 		}
 		if fieldNum <= 0 {
 			return fmt.Errorf("proto: MsgUpdateCityResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgEvictCity) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgEvictCity: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgEvictCity: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Authority", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Authority = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field City", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.City = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgEvictCityResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgEvictCityResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgEvictCityResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgEvictOperator) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgEvictOperator: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgEvictOperator: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Authority", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Authority = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Operator", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Operator = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgEvictOperatorResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgEvictOperatorResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgEvictOperatorResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgReinstateOperator) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgReinstateOperator: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgReinstateOperator: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Authority", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Authority = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Operator", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Operator = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 3:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field City", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.City = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 4:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field ConsensusKey", wireType)
+			}
+			var byteLen int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				byteLen |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			if byteLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + byteLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.ConsensusKey = append(m.ConsensusKey[:0], dAtA[iNdEx:postIndex]...)
+			if m.ConsensusKey == nil {
+				m.ConsensusKey = []byte{}
+			}
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgReinstateOperatorResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgReinstateOperatorResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgReinstateOperatorResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgLeaveCity) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgLeaveCity: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgLeaveCity: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Signer", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Signer = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field City", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.City = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Notice", wireType)
+			}
+			m.Notice = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Notice |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgLeaveCityResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgLeaveCityResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgLeaveCityResponse: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgEndCity) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgEndCity: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgEndCity: illegal tag %d (wire type %d)", fieldNum, wire)
+		}
+		switch fieldNum {
+		case 1:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Signer", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.Signer = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		case 2:
+			if wireType != 2 {
+				return fmt.Errorf("proto: wrong wireType = %d for field City", wireType)
+			}
+			var stringLen uint64
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return ErrIntOverflowTx
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				stringLen |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			intStringLen := int(stringLen)
+			if intStringLen < 0 {
+				return ErrInvalidLengthTx
+			}
+			postIndex := iNdEx + intStringLen
+			if postIndex < 0 {
+				return ErrInvalidLengthTx
+			}
+			if postIndex > l {
+				return io.ErrUnexpectedEOF
+			}
+			m.City = string(dAtA[iNdEx:postIndex])
+			iNdEx = postIndex
+		default:
+			iNdEx = preIndex
+			skippy, err := skipTx(dAtA[iNdEx:])
+			if err != nil {
+				return err
+			}
+			if (skippy < 0) || (iNdEx+skippy) < 0 {
+				return ErrInvalidLengthTx
+			}
+			if (iNdEx + skippy) > l {
+				return io.ErrUnexpectedEOF
+			}
+			iNdEx += skippy
+		}
+	}
+
+	if iNdEx > l {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+func (m *MsgEndCityResponse) Unmarshal(dAtA []byte) error {
+	l := len(dAtA)
+	iNdEx := 0
+	for iNdEx < l {
+		preIndex := iNdEx
+		var wire uint64
+		for shift := uint(0); ; shift += 7 {
+			if shift >= 64 {
+				return ErrIntOverflowTx
+			}
+			if iNdEx >= l {
+				return io.ErrUnexpectedEOF
+			}
+			b := dAtA[iNdEx]
+			iNdEx++
+			wire |= uint64(b&0x7F) << shift
+			if b < 0x80 {
+				break
+			}
+		}
+		fieldNum := int32(wire >> 3)
+		wireType := int(wire & 0x7)
+		if wireType == 4 {
+			return fmt.Errorf("proto: MsgEndCityResponse: wiretype end group for non-group")
+		}
+		if fieldNum <= 0 {
+			return fmt.Errorf("proto: MsgEndCityResponse: illegal tag %d (wire type %d)", fieldNum, wire)
 		}
 		switch fieldNum {
 		default:
