@@ -93,18 +93,20 @@ type application struct {
 	manager *module.Manager
 	tables  map[bsn.Kind]record.Reader
 	writers *writer.Keeper
+	stores  map[string]*storetypes.KVStoreKey
 }
 
 // newApplication wires the modules by hand, so that one page shows them all.
-func newApplication(db dbm.DB, network string) (*application, error) {
+func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)) (*application, error) {
 	c, err := newCoder()
 	if err != nil {
 		return nil, err
 	}
-	base := baseapp.NewBaseApp("bsn", log.NewNopLogger(), db, c.tx.TxDecoder(),
+	base := baseapp.NewBaseApp("bsn", log.NewNopLogger(), db, c.tx.TxDecoder(), append([]func(*baseapp.BaseApp){
 		baseapp.SetChainID(network),
 		baseapp.SetPruning(pruningtypes.NewCustomPruningOptions(100, 10)),
-		baseapp.SetIAVLCacheSize(10_000))
+		baseapp.SetIAVLCacheSize(10_000),
+	}, options...)...)
 	base.SetInterfaceRegistry(c.registry)
 	base.SetTxEncoder(c.tx.TxEncoder())
 
@@ -125,7 +127,7 @@ func newApplication(db dbm.DB, network string) (*application, error) {
 	accounts := account.NewKeeper(store(account.StoreKey), writers, operators, by)
 	apps := app.NewKeeper(store(app.StoreKey), writers, operators, chains, accounts)
 
-	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, tables: map[bsn.Kind]record.Reader{}}
+	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, stores: keys, tables: map[bsn.Kind]record.Reader{}}
 	for _, t := range []record.Reader{
 		operators.Operators, operators.Cities, proposals.Proposals, chains.Chains,
 		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps, parameters.Records,

@@ -52,6 +52,9 @@ func (n *Node) announce(height int64) int64 {
 	// A block counts once the application has committed it: who was told of it
 	// reads its effects.
 	latest := n.app.LastBlockHeight()
+	if base := n.comet.BlockStore().Base(); height < base-1 {
+		height = base - 1 // the first block of a node that took over a state
+	}
 	for h := height + 1; h <= latest; h++ {
 		block, err := n.local.Block(context.Background(), &h)
 		if err != nil || block.Block == nil {

@@ -21,6 +21,8 @@ import (
 type network struct {
 	t         *testing.T
 	ctx       context.Context
+	homes     []string
+	peers     []string
 	nodes     []*Node
 	operators []*Client
 	cities    []*Client
@@ -49,11 +51,15 @@ func must[T any](t *testing.T) func(T, error) T {
 // the first by genesis, the others by proposal, vote and activation.
 func found(t *testing.T, n int, parameters bsn.Parameters) *network {
 	t.Helper()
+	return foundWith(t, n, parameters, History{})
+}
+
+func foundWith(t *testing.T, n int, parameters bsn.Parameters, history History, edits ...func(genesis []byte) []byte) *network {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	w := &network{t: t, ctx: ctx}
 	var genesis []byte
-	var peers []string
 	for i := range n {
 		home, addr := t.TempDir(), freePort(t)
 		op, city := key.New(), key.New()
@@ -64,6 +70,9 @@ func found(t *testing.T, n int, parameters bsn.Parameters) *network {
 		}
 		if i == 0 {
 			genesis = must[[]byte](t)(NewGenesis("test-net", 77, adm, parameters))
+			for _, edit := range edits {
+				genesis = edit(genesis)
+			}
 		} else {
 			res := must[Result](t)(w.cities[0].Write(ctx, Propose("admit", AdmitCity(adm))))
 			for _, o := range w.operators {
@@ -78,12 +87,13 @@ func found(t *testing.T, n int, parameters bsn.Parameters) *network {
 		if err := WriteGenesis(home, genesis); err != nil {
 			t.Fatal(err)
 		}
-		node := must[*Node](t)(Start(NodeConfig{Home: home, Listen: addr, Peers: peers, Log: slog.New(slog.DiscardHandler), pause: 20 * time.Millisecond}))
+		node := must[*Node](t)(Start(NodeConfig{Home: home, Listen: addr, Peers: w.peers, History: history, Log: slog.New(slog.DiscardHandler), pause: 20 * time.Millisecond}))
 		t.Cleanup(func() { node.Stop() })
 		if err := node.Ready(ctx); err != nil {
 			t.Fatal(err)
 		}
-		peers = append(peers, bsn.NodeID(id.NodeKey)+"@"+addr)
+		w.homes = append(w.homes, home)
+		w.peers = append(w.peers, bsn.NodeID(id.NodeKey)+"@"+addr)
 		w.nodes = append(w.nodes, node)
 		w.operators = append(w.operators, must[*Client](t)(NewClient(w.nodes[0], op)))
 		w.cities = append(w.cities, must[*Client](t)(NewClient(w.nodes[0], city)))

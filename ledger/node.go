@@ -44,6 +44,8 @@ type NodeConfig struct {
 	Listen string // host:port for other cities' nodes
 	Peers  []string
 	Log    *slog.Logger
+	// History is what the node keeps for others.
+	History History
 	// pause is commitPause where it is not set.
 	pause time.Duration
 }
@@ -158,6 +160,9 @@ func GenesisFile(home string) string { return filepath.Join(home, "config", "gen
 // Start runs a node until Stop.
 func Start(c NodeConfig) (*Node, error) {
 	cfg := cometConfig(c)
+	if err := install(c.Home); err != nil {
+		return nil, err
+	}
 	doc, err := cmttypes.GenesisDocFromFile(cfg.GenesisFile())
 	if err != nil {
 		return nil, fmt.Errorf("read genesis: %w", err)
@@ -174,7 +179,11 @@ func Start(c NodeConfig) (*Node, error) {
 }
 
 func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
-	if n.app, err = newApplication(n.db, n.network); err != nil {
+	options, err := c.History.options(c.Home)
+	if err != nil {
+		return err
+	}
+	if n.app, err = newApplication(n.db, n.network, options...); err != nil {
 		return err
 	}
 	key, err := p2p.LoadNodeKey(cfg.NodeKeyFile())
@@ -213,6 +222,7 @@ func (n *Node) Stop() error {
 	<-n.ended // it reads from stores that are closed next
 	err := n.comet.Stop()
 	n.comet.Wait()
+	settleSnapshots(n.app.SnapshotManager())
 	return errors.Join(err, n.app.Close()) // which closes the database
 }
 

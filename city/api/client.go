@@ -135,6 +135,36 @@ func (c *Client) List(ctx context.Context, kind bsn.Kind, after string, limit in
 	return fromWire(r.Records), r.Height, nil
 }
 
+// LightBlock implements ledger.Source, for cities.
+func (c *Client) LightBlock(ctx context.Context, height int64) ([]byte, error) {
+	r, err := call(ctx, c.service.LightBlock, &cityv1.LightBlockRequest{Height: height})
+	if err != nil {
+		return nil, err
+	}
+	return r.Block, nil
+}
+
+// Snapshots implements ledger.Source, for cities.
+func (c *Client) Snapshots(ctx context.Context) (offered []ledger.Snapshot, oldestBlock int64, err error) {
+	r, err := call(ctx, c.service.Snapshots, &cityv1.SnapshotsRequest{})
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, s := range r.Snapshots {
+		offered = append(offered, ledger.Snapshot{Height: s.Height, Format: s.Format, Hash: s.Hash, Chunks: s.Chunks})
+	}
+	return offered, r.OldestBlock, nil
+}
+
+// SnapshotChunk implements ledger.Source, for cities.
+func (c *Client) SnapshotChunk(ctx context.Context, height int64, format, index uint32) ([]byte, error) {
+	r, err := call(ctx, c.service.SnapshotChunk, &cityv1.SnapshotChunkRequest{Height: height, Format: format, Index: index})
+	if err != nil {
+		return nil, err
+	}
+	return r.Chunk, nil
+}
+
 // Follow implements bsn.Ledger. A lost connection ends it with an error; the
 // caller goes on from the next height.
 func (c *Client) Follow(ctx context.Context, from int64) iter.Seq2[bsn.Block, error] {

@@ -190,6 +190,42 @@ func (s service) Follow(ctx context.Context, r *connect.Request[cityv1.FollowReq
 	return nil
 }
 
+// cities only: what a new city takes is much.
+func cities(ctx context.Context) error {
+	if c, ok := caller(ctx); !ok || c.Kind != bsn.KindCity {
+		return connect.NewError(connect.CodePermissionDenied, errors.New("the ledger's state is handed to cities only"))
+	}
+	return nil
+}
+
+func (s service) LightBlock(ctx context.Context, r *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error) {
+	if err := cities(ctx); err != nil {
+		return nil, err
+	}
+	b, err := s.c.Ledger.LightBlock(ctx, r.Msg.Height)
+	return answer(&cityv1.LightBlockResponse{Block: b}, err)
+}
+
+func (s service) Snapshots(ctx context.Context, _ *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error) {
+	if err := cities(ctx); err != nil {
+		return nil, err
+	}
+	offered, oldest, err := s.c.Ledger.Snapshots(ctx)
+	out := &cityv1.SnapshotsResponse{OldestBlock: oldest}
+	for _, o := range offered {
+		out.Snapshots = append(out.Snapshots, &cityv1.Snapshot{Height: o.Height, Format: o.Format, Hash: o.Hash, Chunks: o.Chunks})
+	}
+	return answer(out, err)
+}
+
+func (s service) SnapshotChunk(ctx context.Context, r *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error) {
+	if err := cities(ctx); err != nil {
+		return nil, err
+	}
+	b, err := s.c.Ledger.SnapshotChunk(ctx, r.Msg.Height, r.Msg.Format, r.Msg.Index)
+	return answer(&cityv1.SnapshotChunkResponse{Chunk: b}, err)
+}
+
 func (s service) Apply(ctx context.Context, r *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error) {
 	return answer(s.c.Apply(ctx, r.Msg))
 }

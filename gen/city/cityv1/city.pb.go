@@ -1090,6 +1090,359 @@ func (x *FollowResponse) GetChanges() []*Change {
 	return nil
 }
 
+type LightBlockRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 is the newest.
+	Height        int64 `protobuf:"varint,1,opt,name=height,proto3" json:"height,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LightBlockRequest) Reset() {
+	*x = LightBlockRequest{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LightBlockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LightBlockRequest) ProtoMessage() {}
+
+func (x *LightBlockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LightBlockRequest.ProtoReflect.Descriptor instead.
+func (*LightBlockRequest) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *LightBlockRequest) GetHeight() int64 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+type LightBlockResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A tendermint.types.LightBlock: header, commit and validators.
+	Block         []byte `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LightBlockResponse) Reset() {
+	*x = LightBlockResponse{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LightBlockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LightBlockResponse) ProtoMessage() {}
+
+func (x *LightBlockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LightBlockResponse.ProtoReflect.Descriptor instead.
+func (*LightBlockResponse) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *LightBlockResponse) GetBlock() []byte {
+	if x != nil {
+		return x.Block
+	}
+	return nil
+}
+
+type SnapshotsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotsRequest) Reset() {
+	*x = SnapshotsRequest{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotsRequest) ProtoMessage() {}
+
+func (x *SnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{20}
+}
+
+type SnapshotsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest first.
+	Snapshots []*Snapshot `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// The oldest block that the city still has.
+	OldestBlock   int64 `protobuf:"varint,2,opt,name=oldest_block,json=oldestBlock,proto3" json:"oldest_block,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotsResponse) Reset() {
+	*x = SnapshotsResponse{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotsResponse) ProtoMessage() {}
+
+func (x *SnapshotsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotsResponse.ProtoReflect.Descriptor instead.
+func (*SnapshotsResponse) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SnapshotsResponse) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *SnapshotsResponse) GetOldestBlock() int64 {
+	if x != nil {
+		return x.OldestBlock
+	}
+	return 0
+}
+
+type Snapshot struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Height int64                  `protobuf:"varint,1,opt,name=height,proto3" json:"height,omitempty"`
+	Format uint32                 `protobuf:"varint,2,opt,name=format,proto3" json:"format,omitempty"`
+	Hash   []byte                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	// SHA-256 of each chunk.
+	Chunks        [][]byte `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Snapshot) GetHeight() int64 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *Snapshot) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *Snapshot) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Snapshot) GetChunks() [][]byte {
+	if x != nil {
+		return x.Chunks
+	}
+	return nil
+}
+
+type SnapshotChunkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Height        int64                  `protobuf:"varint,1,opt,name=height,proto3" json:"height,omitempty"`
+	Format        uint32                 `protobuf:"varint,2,opt,name=format,proto3" json:"format,omitempty"`
+	Index         uint32                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotChunkRequest) Reset() {
+	*x = SnapshotChunkRequest{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotChunkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotChunkRequest) ProtoMessage() {}
+
+func (x *SnapshotChunkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotChunkRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotChunkRequest) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *SnapshotChunkRequest) GetHeight() int64 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *SnapshotChunkRequest) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *SnapshotChunkRequest) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type SnapshotChunkResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         []byte                 `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotChunkResponse) Reset() {
+	*x = SnapshotChunkResponse{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotChunkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotChunkResponse) ProtoMessage() {}
+
+func (x *SnapshotChunkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotChunkResponse.ProtoReflect.Descriptor instead.
+func (*SnapshotChunkResponse) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SnapshotChunkResponse) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
 type ApplyRequest struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Invitation   string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
@@ -1107,7 +1460,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[18]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1472,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[18]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1485,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{18}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ApplyRequest) GetInvitation() string {
@@ -1208,7 +1561,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[19]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1573,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[19]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1586,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{19}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApplyResponse) GetProposal() uint64 {
@@ -1357,7 +1710,26 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x0eFollowResponse\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x03R\x06height\x12\x12\n" +
 	"\x04time\x18\x02 \x01(\x03R\x04time\x12-\n" +
-	"\achanges\x18\x03 \x03(\v2\x13.bsn.city.v1.ChangeR\achanges\"\xf0\x01\n" +
+	"\achanges\x18\x03 \x03(\v2\x13.bsn.city.v1.ChangeR\achanges\"+\n" +
+	"\x11LightBlockRequest\x12\x16\n" +
+	"\x06height\x18\x01 \x01(\x03R\x06height\"*\n" +
+	"\x12LightBlockResponse\x12\x14\n" +
+	"\x05block\x18\x01 \x01(\fR\x05block\"\x12\n" +
+	"\x10SnapshotsRequest\"k\n" +
+	"\x11SnapshotsResponse\x123\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x15.bsn.city.v1.SnapshotR\tsnapshots\x12!\n" +
+	"\foldest_block\x18\x02 \x01(\x03R\voldestBlock\"f\n" +
+	"\bSnapshot\x12\x16\n" +
+	"\x06height\x18\x01 \x01(\x03R\x06height\x12\x16\n" +
+	"\x06format\x18\x02 \x01(\rR\x06format\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\fR\x04hash\x12\x16\n" +
+	"\x06chunks\x18\x04 \x03(\fR\x06chunks\"\\\n" +
+	"\x14SnapshotChunkRequest\x12\x16\n" +
+	"\x06height\x18\x01 \x01(\x03R\x06height\x12\x16\n" +
+	"\x06format\x18\x02 \x01(\rR\x06format\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\rR\x05index\"-\n" +
+	"\x15SnapshotChunkResponse\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\xf0\x01\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x01 \x01(\tR\n" +
@@ -1375,7 +1747,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06record\x18\x04 \x01(\fR\x06record\x12\x18\n" +
 	"\agenesis\x18\x05 \x01(\fR\agenesis\x12\x14\n" +
-	"\x05peers\x18\x06 \x03(\tR\x05peers2\x91\x04\n" +
+	"\x05peers\x18\x06 \x03(\tR\x05peers2\x84\x06\n" +
 	"\vCityService\x12A\n" +
 	"\x06Status\x12\x1a.bsn.city.v1.StatusRequest\x1a\x1b.bsn.city.v1.StatusResponse\x12=\n" +
 	"\x04Logs\x12\x18.bsn.city.v1.LogsRequest\x1a\x19.bsn.city.v1.LogsResponse0\x01\x12A\n" +
@@ -1383,7 +1755,11 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06Submit\x12\x1a.bsn.city.v1.SubmitRequest\x1a\x1b.bsn.city.v1.SubmitResponse\x128\n" +
 	"\x03Get\x12\x17.bsn.city.v1.GetRequest\x1a\x18.bsn.city.v1.GetResponse\x12;\n" +
 	"\x04List\x12\x18.bsn.city.v1.ListRequest\x1a\x19.bsn.city.v1.ListResponse\x12C\n" +
-	"\x06Follow\x12\x1a.bsn.city.v1.FollowRequest\x1a\x1b.bsn.city.v1.FollowResponse0\x01\x12>\n" +
+	"\x06Follow\x12\x1a.bsn.city.v1.FollowRequest\x1a\x1b.bsn.city.v1.FollowResponse0\x01\x12M\n" +
+	"\n" +
+	"LightBlock\x12\x1e.bsn.city.v1.LightBlockRequest\x1a\x1f.bsn.city.v1.LightBlockResponse\x12J\n" +
+	"\tSnapshots\x12\x1d.bsn.city.v1.SnapshotsRequest\x1a\x1e.bsn.city.v1.SnapshotsResponse\x12V\n" +
+	"\rSnapshotChunk\x12!.bsn.city.v1.SnapshotChunkRequest\x1a\".bsn.city.v1.SnapshotChunkResponse\x12>\n" +
 	"\x05Apply\x12\x19.bsn.city.v1.ApplyRequest\x1a\x1a.bsn.city.v1.ApplyResponseB/Z-github.com/openbsn/bsn/gen/city/cityv1;cityv1b\x06proto3"
 
 var (
@@ -1398,28 +1774,35 @@ func file_bsn_city_v1_city_proto_rawDescGZIP() []byte {
 	return file_bsn_city_v1_city_proto_rawDescData
 }
 
-var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_bsn_city_v1_city_proto_goTypes = []any{
-	(*StatusRequest)(nil),  // 0: bsn.city.v1.StatusRequest
-	(*StatusResponse)(nil), // 1: bsn.city.v1.StatusResponse
-	(*LedgerStatus)(nil),   // 2: bsn.city.v1.LedgerStatus
-	(*NodeStatus)(nil),     // 3: bsn.city.v1.NodeStatus
-	(*GatewayStatus)(nil),  // 4: bsn.city.v1.GatewayStatus
-	(*LogsRequest)(nil),    // 5: bsn.city.v1.LogsRequest
-	(*LogsResponse)(nil),   // 6: bsn.city.v1.LogsResponse
-	(*WriterRequest)(nil),  // 7: bsn.city.v1.WriterRequest
-	(*WriterResponse)(nil), // 8: bsn.city.v1.WriterResponse
-	(*SubmitRequest)(nil),  // 9: bsn.city.v1.SubmitRequest
-	(*SubmitResponse)(nil), // 10: bsn.city.v1.SubmitResponse
-	(*GetRequest)(nil),     // 11: bsn.city.v1.GetRequest
-	(*GetResponse)(nil),    // 12: bsn.city.v1.GetResponse
-	(*ListRequest)(nil),    // 13: bsn.city.v1.ListRequest
-	(*ListResponse)(nil),   // 14: bsn.city.v1.ListResponse
-	(*Change)(nil),         // 15: bsn.city.v1.Change
-	(*FollowRequest)(nil),  // 16: bsn.city.v1.FollowRequest
-	(*FollowResponse)(nil), // 17: bsn.city.v1.FollowResponse
-	(*ApplyRequest)(nil),   // 18: bsn.city.v1.ApplyRequest
-	(*ApplyResponse)(nil),  // 19: bsn.city.v1.ApplyResponse
+	(*StatusRequest)(nil),         // 0: bsn.city.v1.StatusRequest
+	(*StatusResponse)(nil),        // 1: bsn.city.v1.StatusResponse
+	(*LedgerStatus)(nil),          // 2: bsn.city.v1.LedgerStatus
+	(*NodeStatus)(nil),            // 3: bsn.city.v1.NodeStatus
+	(*GatewayStatus)(nil),         // 4: bsn.city.v1.GatewayStatus
+	(*LogsRequest)(nil),           // 5: bsn.city.v1.LogsRequest
+	(*LogsResponse)(nil),          // 6: bsn.city.v1.LogsResponse
+	(*WriterRequest)(nil),         // 7: bsn.city.v1.WriterRequest
+	(*WriterResponse)(nil),        // 8: bsn.city.v1.WriterResponse
+	(*SubmitRequest)(nil),         // 9: bsn.city.v1.SubmitRequest
+	(*SubmitResponse)(nil),        // 10: bsn.city.v1.SubmitResponse
+	(*GetRequest)(nil),            // 11: bsn.city.v1.GetRequest
+	(*GetResponse)(nil),           // 12: bsn.city.v1.GetResponse
+	(*ListRequest)(nil),           // 13: bsn.city.v1.ListRequest
+	(*ListResponse)(nil),          // 14: bsn.city.v1.ListResponse
+	(*Change)(nil),                // 15: bsn.city.v1.Change
+	(*FollowRequest)(nil),         // 16: bsn.city.v1.FollowRequest
+	(*FollowResponse)(nil),        // 17: bsn.city.v1.FollowResponse
+	(*LightBlockRequest)(nil),     // 18: bsn.city.v1.LightBlockRequest
+	(*LightBlockResponse)(nil),    // 19: bsn.city.v1.LightBlockResponse
+	(*SnapshotsRequest)(nil),      // 20: bsn.city.v1.SnapshotsRequest
+	(*SnapshotsResponse)(nil),     // 21: bsn.city.v1.SnapshotsResponse
+	(*Snapshot)(nil),              // 22: bsn.city.v1.Snapshot
+	(*SnapshotChunkRequest)(nil),  // 23: bsn.city.v1.SnapshotChunkRequest
+	(*SnapshotChunkResponse)(nil), // 24: bsn.city.v1.SnapshotChunkResponse
+	(*ApplyRequest)(nil),          // 25: bsn.city.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 26: bsn.city.v1.ApplyResponse
 }
 var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	2,  // 0: bsn.city.v1.StatusResponse.ledger:type_name -> bsn.city.v1.LedgerStatus
@@ -1427,27 +1810,34 @@ var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	4,  // 2: bsn.city.v1.StatusResponse.gateway:type_name -> bsn.city.v1.GatewayStatus
 	15, // 3: bsn.city.v1.ListResponse.records:type_name -> bsn.city.v1.Change
 	15, // 4: bsn.city.v1.FollowResponse.changes:type_name -> bsn.city.v1.Change
-	0,  // 5: bsn.city.v1.CityService.Status:input_type -> bsn.city.v1.StatusRequest
-	5,  // 6: bsn.city.v1.CityService.Logs:input_type -> bsn.city.v1.LogsRequest
-	7,  // 7: bsn.city.v1.CityService.Writer:input_type -> bsn.city.v1.WriterRequest
-	9,  // 8: bsn.city.v1.CityService.Submit:input_type -> bsn.city.v1.SubmitRequest
-	11, // 9: bsn.city.v1.CityService.Get:input_type -> bsn.city.v1.GetRequest
-	13, // 10: bsn.city.v1.CityService.List:input_type -> bsn.city.v1.ListRequest
-	16, // 11: bsn.city.v1.CityService.Follow:input_type -> bsn.city.v1.FollowRequest
-	18, // 12: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
-	1,  // 13: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
-	6,  // 14: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
-	8,  // 15: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
-	10, // 16: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
-	12, // 17: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
-	14, // 18: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
-	17, // 19: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
-	19, // 20: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
-	13, // [13:21] is the sub-list for method output_type
-	5,  // [5:13] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	22, // 5: bsn.city.v1.SnapshotsResponse.snapshots:type_name -> bsn.city.v1.Snapshot
+	0,  // 6: bsn.city.v1.CityService.Status:input_type -> bsn.city.v1.StatusRequest
+	5,  // 7: bsn.city.v1.CityService.Logs:input_type -> bsn.city.v1.LogsRequest
+	7,  // 8: bsn.city.v1.CityService.Writer:input_type -> bsn.city.v1.WriterRequest
+	9,  // 9: bsn.city.v1.CityService.Submit:input_type -> bsn.city.v1.SubmitRequest
+	11, // 10: bsn.city.v1.CityService.Get:input_type -> bsn.city.v1.GetRequest
+	13, // 11: bsn.city.v1.CityService.List:input_type -> bsn.city.v1.ListRequest
+	16, // 12: bsn.city.v1.CityService.Follow:input_type -> bsn.city.v1.FollowRequest
+	18, // 13: bsn.city.v1.CityService.LightBlock:input_type -> bsn.city.v1.LightBlockRequest
+	20, // 14: bsn.city.v1.CityService.Snapshots:input_type -> bsn.city.v1.SnapshotsRequest
+	23, // 15: bsn.city.v1.CityService.SnapshotChunk:input_type -> bsn.city.v1.SnapshotChunkRequest
+	25, // 16: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
+	1,  // 17: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
+	6,  // 18: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
+	8,  // 19: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
+	10, // 20: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
+	12, // 21: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
+	14, // 22: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
+	17, // 23: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
+	19, // 24: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
+	21, // 25: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
+	24, // 26: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
+	26, // 27: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
+	17, // [17:28] is the sub-list for method output_type
+	6,  // [6:17] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_bsn_city_v1_city_proto_init() }
@@ -1461,7 +1851,7 @@ func file_bsn_city_v1_city_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bsn_city_v1_city_proto_rawDesc), len(file_bsn_city_v1_city_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -47,6 +47,13 @@ const (
 	CityServiceListProcedure = "/bsn.city.v1.CityService/List"
 	// CityServiceFollowProcedure is the fully-qualified name of the CityService's Follow RPC.
 	CityServiceFollowProcedure = "/bsn.city.v1.CityService/Follow"
+	// CityServiceLightBlockProcedure is the fully-qualified name of the CityService's LightBlock RPC.
+	CityServiceLightBlockProcedure = "/bsn.city.v1.CityService/LightBlock"
+	// CityServiceSnapshotsProcedure is the fully-qualified name of the CityService's Snapshots RPC.
+	CityServiceSnapshotsProcedure = "/bsn.city.v1.CityService/Snapshots"
+	// CityServiceSnapshotChunkProcedure is the fully-qualified name of the CityService's SnapshotChunk
+	// RPC.
+	CityServiceSnapshotChunkProcedure = "/bsn.city.v1.CityService/SnapshotChunk"
 	// CityServiceApplyProcedure is the fully-qualified name of the CityService's Apply RPC.
 	CityServiceApplyProcedure = "/bsn.city.v1.CityService/Apply"
 )
@@ -65,6 +72,11 @@ type CityServiceClient interface {
 	List(context.Context, *connect.Request[cityv1.ListRequest]) (*connect.Response[cityv1.ListResponse], error)
 	// Follow streams every block from a height on.
 	Follow(context.Context, *connect.Request[cityv1.FollowRequest]) (*connect.ServerStreamForClient[cityv1.FollowResponse], error)
+	// LightBlock, Snapshots and SnapshotChunk let another city take over the ledger's
+	// state without replaying it. It checks what it gets.
+	LightBlock(context.Context, *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error)
+	Snapshots(context.Context, *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error)
+	SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error)
 	// Apply submits or looks up an application to join, for the holder of an invitation.
 	Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error)
 }
@@ -122,6 +134,24 @@ func NewCityServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cityServiceMethods.ByName("Follow")),
 			connect.WithClientOptions(opts...),
 		),
+		lightBlock: connect.NewClient[cityv1.LightBlockRequest, cityv1.LightBlockResponse](
+			httpClient,
+			baseURL+CityServiceLightBlockProcedure,
+			connect.WithSchema(cityServiceMethods.ByName("LightBlock")),
+			connect.WithClientOptions(opts...),
+		),
+		snapshots: connect.NewClient[cityv1.SnapshotsRequest, cityv1.SnapshotsResponse](
+			httpClient,
+			baseURL+CityServiceSnapshotsProcedure,
+			connect.WithSchema(cityServiceMethods.ByName("Snapshots")),
+			connect.WithClientOptions(opts...),
+		),
+		snapshotChunk: connect.NewClient[cityv1.SnapshotChunkRequest, cityv1.SnapshotChunkResponse](
+			httpClient,
+			baseURL+CityServiceSnapshotChunkProcedure,
+			connect.WithSchema(cityServiceMethods.ByName("SnapshotChunk")),
+			connect.WithClientOptions(opts...),
+		),
 		apply: connect.NewClient[cityv1.ApplyRequest, cityv1.ApplyResponse](
 			httpClient,
 			baseURL+CityServiceApplyProcedure,
@@ -133,14 +163,17 @@ func NewCityServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 
 // cityServiceClient implements CityServiceClient.
 type cityServiceClient struct {
-	status *connect.Client[cityv1.StatusRequest, cityv1.StatusResponse]
-	logs   *connect.Client[cityv1.LogsRequest, cityv1.LogsResponse]
-	writer *connect.Client[cityv1.WriterRequest, cityv1.WriterResponse]
-	submit *connect.Client[cityv1.SubmitRequest, cityv1.SubmitResponse]
-	get    *connect.Client[cityv1.GetRequest, cityv1.GetResponse]
-	list   *connect.Client[cityv1.ListRequest, cityv1.ListResponse]
-	follow *connect.Client[cityv1.FollowRequest, cityv1.FollowResponse]
-	apply  *connect.Client[cityv1.ApplyRequest, cityv1.ApplyResponse]
+	status        *connect.Client[cityv1.StatusRequest, cityv1.StatusResponse]
+	logs          *connect.Client[cityv1.LogsRequest, cityv1.LogsResponse]
+	writer        *connect.Client[cityv1.WriterRequest, cityv1.WriterResponse]
+	submit        *connect.Client[cityv1.SubmitRequest, cityv1.SubmitResponse]
+	get           *connect.Client[cityv1.GetRequest, cityv1.GetResponse]
+	list          *connect.Client[cityv1.ListRequest, cityv1.ListResponse]
+	follow        *connect.Client[cityv1.FollowRequest, cityv1.FollowResponse]
+	lightBlock    *connect.Client[cityv1.LightBlockRequest, cityv1.LightBlockResponse]
+	snapshots     *connect.Client[cityv1.SnapshotsRequest, cityv1.SnapshotsResponse]
+	snapshotChunk *connect.Client[cityv1.SnapshotChunkRequest, cityv1.SnapshotChunkResponse]
+	apply         *connect.Client[cityv1.ApplyRequest, cityv1.ApplyResponse]
 }
 
 // Status calls bsn.city.v1.CityService.Status.
@@ -178,6 +211,21 @@ func (c *cityServiceClient) Follow(ctx context.Context, req *connect.Request[cit
 	return c.follow.CallServerStream(ctx, req)
 }
 
+// LightBlock calls bsn.city.v1.CityService.LightBlock.
+func (c *cityServiceClient) LightBlock(ctx context.Context, req *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error) {
+	return c.lightBlock.CallUnary(ctx, req)
+}
+
+// Snapshots calls bsn.city.v1.CityService.Snapshots.
+func (c *cityServiceClient) Snapshots(ctx context.Context, req *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error) {
+	return c.snapshots.CallUnary(ctx, req)
+}
+
+// SnapshotChunk calls bsn.city.v1.CityService.SnapshotChunk.
+func (c *cityServiceClient) SnapshotChunk(ctx context.Context, req *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error) {
+	return c.snapshotChunk.CallUnary(ctx, req)
+}
+
 // Apply calls bsn.city.v1.CityService.Apply.
 func (c *cityServiceClient) Apply(ctx context.Context, req *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error) {
 	return c.apply.CallUnary(ctx, req)
@@ -197,6 +245,11 @@ type CityServiceHandler interface {
 	List(context.Context, *connect.Request[cityv1.ListRequest]) (*connect.Response[cityv1.ListResponse], error)
 	// Follow streams every block from a height on.
 	Follow(context.Context, *connect.Request[cityv1.FollowRequest], *connect.ServerStream[cityv1.FollowResponse]) error
+	// LightBlock, Snapshots and SnapshotChunk let another city take over the ledger's
+	// state without replaying it. It checks what it gets.
+	LightBlock(context.Context, *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error)
+	Snapshots(context.Context, *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error)
+	SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error)
 	// Apply submits or looks up an application to join, for the holder of an invitation.
 	Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error)
 }
@@ -250,6 +303,24 @@ func NewCityServiceHandler(svc CityServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cityServiceMethods.ByName("Follow")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cityServiceLightBlockHandler := connect.NewUnaryHandler(
+		CityServiceLightBlockProcedure,
+		svc.LightBlock,
+		connect.WithSchema(cityServiceMethods.ByName("LightBlock")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cityServiceSnapshotsHandler := connect.NewUnaryHandler(
+		CityServiceSnapshotsProcedure,
+		svc.Snapshots,
+		connect.WithSchema(cityServiceMethods.ByName("Snapshots")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cityServiceSnapshotChunkHandler := connect.NewUnaryHandler(
+		CityServiceSnapshotChunkProcedure,
+		svc.SnapshotChunk,
+		connect.WithSchema(cityServiceMethods.ByName("SnapshotChunk")),
+		connect.WithHandlerOptions(opts...),
+	)
 	cityServiceApplyHandler := connect.NewUnaryHandler(
 		CityServiceApplyProcedure,
 		svc.Apply,
@@ -272,6 +343,12 @@ func NewCityServiceHandler(svc CityServiceHandler, opts ...connect.HandlerOption
 			cityServiceListHandler.ServeHTTP(w, r)
 		case CityServiceFollowProcedure:
 			cityServiceFollowHandler.ServeHTTP(w, r)
+		case CityServiceLightBlockProcedure:
+			cityServiceLightBlockHandler.ServeHTTP(w, r)
+		case CityServiceSnapshotsProcedure:
+			cityServiceSnapshotsHandler.ServeHTTP(w, r)
+		case CityServiceSnapshotChunkProcedure:
+			cityServiceSnapshotChunkHandler.ServeHTTP(w, r)
 		case CityServiceApplyProcedure:
 			cityServiceApplyHandler.ServeHTTP(w, r)
 		default:
@@ -309,6 +386,18 @@ func (UnimplementedCityServiceHandler) List(context.Context, *connect.Request[ci
 
 func (UnimplementedCityServiceHandler) Follow(context.Context, *connect.Request[cityv1.FollowRequest], *connect.ServerStream[cityv1.FollowResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.Follow is not implemented"))
+}
+
+func (UnimplementedCityServiceHandler) LightBlock(context.Context, *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.LightBlock is not implemented"))
+}
+
+func (UnimplementedCityServiceHandler) Snapshots(context.Context, *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.Snapshots is not implemented"))
+}
+
+func (UnimplementedCityServiceHandler) SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.SnapshotChunk is not implemented"))
 }
 
 func (UnimplementedCityServiceHandler) Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error) {
