@@ -8,6 +8,10 @@ import (
 	"time"
 )
 
+// HaltedAfter is the age of the newest block from which the ledger counts as
+// halted: three times the pause between blocks while nothing happens.
+const HaltedAfter = 30 * time.Second
+
 // Kind names a kind of record on the ledger.
 type Kind string
 

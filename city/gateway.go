@@ -59,6 +59,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, MaxBatch: g.MaxBatch,
 			MaxSubscriptions: g.MaxSubscriptions, RequestsPerSecond: g.RequestsPerSecond,
 			AppRequestsPerSecond: g.AppRequestsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,
+			Alone: gateway.Alone{Reads: g.Alone.Reads, Writes: g.Alone.Writes},
 		},
 	}
 	b, err := json.Marshal(role)

@@ -67,6 +67,13 @@ type Gateway struct {
 	AppRequestsPerSecond int           `yaml:"appRequestsPerSecond"`
 	MaxLag               int64         `yaml:"maxLag"`
 	UpstreamTimeout      time.Duration `yaml:"upstreamTimeout"`
+	Alone                Alone         `yaml:"alone"`
+}
+
+// Alone is the section gateway.alone.
+type Alone struct {
+	Reads  time.Duration `yaml:"reads"`
+	Writes time.Duration `yaml:"writes"`
 }
 
 // Artifacts is the section of that name.
@@ -162,6 +169,9 @@ func (c Config) check() error {
 		if path != "" && !filepath.IsAbs(path) {
 			return fmt.Errorf("software.binaries.%s: %q must be an absolute path", name, path)
 		}
+	}
+	if a := c.Gateway.Alone; a.Writes < time.Second || a.Reads < a.Writes {
+		return fmt.Errorf("gateway.alone: reads (%v) must be at least as long as writes (%v), and those a second", a.Reads, a.Writes)
 	}
 	if c.Artifacts.MaxBytes < 1 {
 		return errors.New("artifacts.maxBytes must be above 0")

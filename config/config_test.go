@@ -51,6 +51,7 @@ func TestBadSettingsAreNamed(t *testing.T) {
 		"city: {refuse: [{app: mallory/game}]}": "reason",
 		"software: {binaries: {kaia: bin/k}}":   "absolute",
 		"gateway: [":                            "bsn.yaml",
+		"gateway: {alone: {reads: 1s}}":         "gateway.alone",
 		"artifacts: {maxBytes: 0}":              "artifacts.maxBytes",
 	} {
 		path := write(t, text)

@@ -152,6 +152,9 @@ func (g *Gateway) findApp(r *http.Request) (t target, err error) {
 	if !g.directory.state().known {
 		return t, failApp(http.StatusServiceUnavailable, "gateway has not read the ledger yet: try again in a moment")
 	}
+	if text, refused := g.unheard(bsn.MethodRead); refused {
+		return t, &appError{http.StatusServiceUnavailable, text, aloneRetry}
+	}
 	name, versionText, pinned := strings.Cut(r.PathValue("app"), "@")
 	number := 0
 	if pinned {
@@ -416,7 +419,7 @@ func (g *Gateway) replyApp(w http.ResponseWriter, text []byte, err error) {
 		var e *appError
 		if errors.As(err, &e) {
 			status = e.status
-			if status == http.StatusTooManyRequests {
+			if e.wait > 0 || status == http.StatusTooManyRequests {
 				w.Header().Set("Retry-After", strconv.Itoa(retrySeconds(e.wait)))
 			}
 		}

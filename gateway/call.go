@@ -29,6 +29,10 @@ func (g *Gateway) authorise(secret string) (caller, answer, bool) {
 	if err := bsn.CheckKey(secret); err != nil {
 		return deny("malformed", err.Error())
 	}
+	if a, ok := g.together(bsn.MethodRead); !ok {
+		g.meter.refused.WithLabelValues("alone").Inc()
+		return caller{}, a, false
+	}
 	hash := bsn.HashKey(secret)
 	entry, found, ready := g.directory.key(hash)
 	switch {
@@ -104,6 +108,9 @@ func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, su
 	// without a method, such as filters.
 	if !known {
 		return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available: chain %s does not offer it here", clipName(m.method), p.chain.Name), class, 0
+	}
+	if a, ok := g.together(class); !ok {
+		return a, class, 0
 	}
 	if p.methods.Final {
 		m.params = rewriteTags(method, m.params)

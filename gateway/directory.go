@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/age"
 )
 
 // followed are the kinds of records that the gateway needs.
@@ -18,7 +19,7 @@ var followed = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindAccount, bsn.Kind
 // once they are in: a new state of a record is a new value.
 type records struct {
 	Height   int64                   `json:"height"`
-	Time     time.Time               `json:"time"` // of the block, or of the reading
+	Time     time.Time               `json:"time"` // of the block
 	Cities   map[string]bsn.City     `json:"cities"`
 	Chains   map[string]bsn.Chain    `json:"chains"`
 	Accounts map[string]bsn.Account  `json:"accounts"`
@@ -107,11 +108,15 @@ func (r *records) learnKeys(project string) {
 // directory is the gateway's view of the ledger: read by every call, changed by
 // the one follower.
 type directory struct {
+	clock *age.Clock
+
 	mu      sync.RWMutex
 	records *records  // nil until something is known; replaced and changed under mu
 	contact time.Time // when the ledger last said anything; zero: not since the start
 	dirty   bool      // changed since last saved
 }
+
+func newDirectory() *directory { return &directory{clock: age.New()} }
 
 // state is how fresh the directory is.
 type state struct {
@@ -193,10 +198,14 @@ func (d *directory) replace(r *records, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.records, d.contact, d.dirty = r, now, true
+	d.clock.Saw(r.Time)
 }
 
-// restore takes over records of an earlier run, unless the ledger was faster.
-func (d *directory) restore(r *records) {
+// restore takes over records of an earlier run, unless the ledger was faster, and
+// how old they are.
+func (d *directory) restore(r *records, counted age.State) {
+	d.clock.Restore(counted)
+	d.clock.Saw(r.Time)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.records == nil {
@@ -211,6 +220,7 @@ func (d *directory) advance(b bsn.Block, now time.Time) (chains bool, broken []e
 	defer d.mu.Unlock()
 	chains, broken = d.records.advance(b)
 	d.contact = now
+	d.clock.Saw(b.Time)
 	for _, c := range b.Changes {
 		d.dirty = d.dirty || slices.Contains(followed, c.Kind)
 	}
@@ -228,17 +238,26 @@ func (r *records) advance(b bsn.Block) (chains bool, broken []error) {
 	return chains, broken
 }
 
-// snapshot returns a copy of the records for saving, if they changed since the
-// last one or if everything is asked for. The values are shared.
-func (d *directory) snapshot(always bool) *records {
+// unsaved asks for another try of what was not saved.
+func (d *directory) unsaved() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.dirty = true
+}
+
+// snapshot returns a copy of the records for saving, if they changed since the
+// last one or if everything is asked for, and how old all that is known is. The
+// values are shared.
+func (d *directory) snapshot(always bool) (*records, age.State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	counted := d.clock.State()
 	if d.records == nil || !d.dirty && !always {
-		return nil
+		return nil, counted
 	}
 	d.dirty = false
 	r := *d.records
 	r.Cities, r.Chains, r.Accounts = maps.Clone(r.Cities), maps.Clone(r.Chains), maps.Clone(r.Accounts)
 	r.Projects, r.Apps, r.keys = maps.Clone(r.Projects), maps.Clone(r.Apps), nil
-	return &r
+	return &r, counted
 }

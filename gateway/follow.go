@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/renameio/v2"
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/age"
 )
 
 const (
@@ -28,6 +29,8 @@ const (
 
 	// savePause is the least time between two writings of the state file.
 	savePause = time.Second
+	// agePause is the time between two writings of how old the state is.
+	agePause = 10 * time.Second
 	// maxState bounds the state file, which is read into memory at start.
 	maxState = 1 << 30
 )
@@ -82,7 +85,8 @@ func (f *follower) follow(ctx context.Context, next *int64) error {
 
 	// Pages are read at different heights. Fresh records are used only when they
 	// have been brought to the highest of them, so that nothing that a later page
-	// knows as revoked comes back for a moment.
+	// knows as revoked comes back for a moment. The block of the lowest is read
+	// again, since it says how old they are.
 	var fresh *records
 	var level int64
 	if *next == 0 {
@@ -90,11 +94,7 @@ func (f *follower) follow(ctx context.Context, next *int64) error {
 		if fresh, level, err = f.list(ctx); err != nil {
 			return err
 		}
-		*next = fresh.Height + 1
-		if fresh.Height >= level {
-			f.install(fresh)
-			fresh = nil
-		}
+		*next = max(fresh.Height, 1)
 	}
 	for block, err := range f.ledger.Follow(ctx, *next) {
 		if err != nil {
@@ -169,15 +169,19 @@ func (f *follower) list(ctx context.Context) (r *records, level int64, err error
 			after = page[len(page)-1].ID
 		}
 	}
-	r.Height, r.Time = oldest, time.Now().UTC()
+	r.Height = oldest
 	return r, level, nil
 }
 
-// loadState reads the records that an earlier run saved; nil if there are none.
-func loadState(path string) (*records, error) {
+// ageFile is where it is kept how old the state in a file is.
+func ageFile(state string) string { return state + ".age" }
+
+// loadState reads the records that an earlier run saved, nil if there are none,
+// and how old they are.
+func loadState(path string) (r *records, counted age.State, err error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, counted, nil
 	}
 	if err == nil && info.Size() > maxState {
 		err = fmt.Errorf("%d bytes are more than a gateway ever writes", info.Size())
@@ -186,24 +190,29 @@ func loadState(path string) (*records, error) {
 	if err == nil {
 		text, err = os.ReadFile(path)
 	}
-	r := newRecords()
+	r = newRecords()
 	if err == nil {
 		err = json.Unmarshal(text, r)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read gateway state %s: %w", path, err)
+		return nil, counted, fmt.Errorf("read gateway state %s: %w", path, err)
+	}
+	// Without it the records are as old as their last change: that errs on the safe side.
+	if text, err := os.ReadFile(ageFile(path)); err == nil {
+		_ = json.Unmarshal(text, &counted)
 	}
 	for _, id := range slices.Sorted(maps.Keys(r.Projects)) {
 		r.learnKeys(id)
 	}
-	return r, nil
+	return r, counted, nil
 }
 
 // keepState saves the directory when it has changed, until ctx ends, and once
 // more then. A large state is written more seldom, so that writing never takes
-// more than a twentieth of the time.
+// more than a twentieth of the time. How old it is is written after it and never
+// without it: records that lack a revocation must not count as young.
 func keepState(ctx context.Context, d *directory, path string, log *slog.Logger) {
-	pause, failing := savePause, false
+	pause, failing, counted := savePause, false, time.Time{}
 	for {
 		ended := false
 		select {
@@ -211,14 +220,24 @@ func keepState(ctx context.Context, d *directory, path string, log *slog.Logger)
 			ended = true
 		case <-time.After(pause):
 		}
-		if r := d.snapshot(ended); r != nil {
-			began := time.Now()
+		r, old := d.snapshot(ended)
+		began, saved := time.Now(), true
+		if r != nil {
 			err := saveState(path, r)
+			if saved = err == nil; !saved {
+				d.unsaved()
+			}
 			if err != nil && !failing {
 				log.Error("gateway state is not saved; a restart without the ledger would not know it", "error", err)
 			}
 			failing = err != nil
 			pause = max(savePause, 20*time.Since(began))
+		}
+		if saved && !old.Newest.IsZero() && (ended || r != nil || time.Since(counted) > agePause) {
+			counted = time.Now()
+			if err := saveFile(ageFile(path), old); err != nil {
+				log.Error("how old the gateway's state is is not saved", "error", err)
+			}
 		}
 		if ended {
 			return
@@ -226,8 +245,10 @@ func keepState(ctx context.Context, d *directory, path string, log *slog.Logger)
 	}
 }
 
-func saveState(path string, r *records) error {
-	text, err := json.Marshal(r)
+func saveState(path string, r *records) error { return saveFile(path, r) }
+
+func saveFile(path string, v any) error {
+	text, err := json.Marshal(v)
 	if err == nil {
 		err = renameio.WriteFile(path, text, 0o600, renameio.WithTempDir(filepath.Dir(path)))
 	}

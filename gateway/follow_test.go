@@ -17,7 +17,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // startFollowing follows a ledger until the test ends.
 func startFollowing(t *testing.T, l bsn.Ledger) *directory {
 	t.Helper()
-	d := &directory{}
+	d := newDirectory()
 	f := &follower{ledger: l, directory: d, chains: func([]bsn.Chain) {}, log: quiet()}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -113,7 +113,7 @@ func TestFollowWhileListing(t *testing.T) {
 	l := newMemoryLedger()
 	l.put(testProject("alice", bsn.Key{City: "paris", Hash: "a"}))
 	l.between = func() { l.put() }
-	d := &directory{}
+	d := newDirectory()
 	f := &follower{ledger: l, directory: d, chains: func([]bsn.Chain) {}, log: quiet()}
 	r, level, err := f.list(t.Context())
 	// A page of each kind, and one more of the kind that has a record: only an empty
@@ -130,7 +130,7 @@ func TestFollowWhileListing(t *testing.T) {
 
 func TestState(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
-	if r, err := loadState(path); r != nil || err != nil {
+	if r, _, err := loadState(path); r != nil || err != nil {
 		t.Fatalf("no file: %v %v", r, err)
 	}
 	secret, key := bsn.NewKey("paris")
@@ -152,12 +152,12 @@ func TestState(t *testing.T) {
 	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
 		t.Errorf("state has mode %v", info.Mode())
 	}
-	r, err := loadState(path)
+	r, counted, err := loadState(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := &directory{}
-	again.restore(r)
+	again := newDirectory()
+	again.restore(r, counted)
 	if e, ok, ready := again.key(key.Hash); !ok || !ready || e.id != "alice/main" {
 		t.Errorf("key belongs to %q (%v, %v)", e.id, ok, ready)
 	}
@@ -167,7 +167,7 @@ func TestState(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"height":`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := loadState(path); err == nil {
+	if _, _, err := loadState(path); err == nil {
 		t.Error("a broken state was taken")
 	}
 }

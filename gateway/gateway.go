@@ -43,7 +43,8 @@ type Config struct {
 	// each project used since the start) and /health; empty for none.
 	Metrics string `yaml:"metrics"`
 	// State is the path of the file that holds the last known records, so that a
-	// gateway can start while the ledger does not answer; empty for none.
+	// gateway can start while the ledger does not answer; empty for none. Beside it
+	// a file ending in .age says how old they are.
 	State string `yaml:"state"`
 
 	// MaxRequestBytes bounds a request's body and a WebSocket message; default 1 MiB.
@@ -64,6 +65,8 @@ type Config struct {
 	// MaxLag is how many blocks a node may be behind the others and still answer;
 	// default 4.
 	MaxLag int64 `yaml:"maxLag"`
+	// Alone says for how long the gateway goes on without the ledger.
+	Alone Alone `yaml:"alone"`
 
 	// ReadTimeout is how long a request may take to arrive; default 30 s.
 	ReadTimeout time.Duration `yaml:"readTimeout"`
@@ -96,6 +99,8 @@ func (c *Config) complete() error {
 	orDefault(&c.RequestsPerSecond, 50)
 	orDefault(&c.AppRequestsPerSecond, 500)
 	orDefault(&c.MaxLag, 4)
+	orDefault(&c.Alone.Reads, time.Hour)
+	orDefault(&c.Alone.Writes, time.Minute)
 	orDefault(&c.ReadTimeout, 30*time.Second)
 	orDefault(&c.WriteTimeout, 2*time.Minute)
 	orDefault(&c.IdleTimeout, 2*time.Minute)
@@ -110,10 +115,14 @@ func (c *Config) complete() error {
 		"appRequestsPerSecond": int64(c.AppRequestsPerSecond), "maxLag": c.MaxLag, "readTimeout": int64(c.ReadTimeout),
 		"writeTimeout": int64(c.WriteTimeout), "idleTimeout": int64(c.IdleTimeout),
 		"upstreamTimeout": int64(c.UpstreamTimeout), "drainTimeout": int64(c.DrainTimeout),
+		"alone.reads": int64(c.Alone.Reads), "alone.writes": int64(c.Alone.Writes),
 	} {
 		if n < 0 {
 			return fmt.Errorf("gateway configuration: %s must not be negative", name)
 		}
+	}
+	if c.Alone.Writes > c.Alone.Reads {
+		return fmt.Errorf("gateway configuration: alone.writes (%v) must not be above alone.reads (%v)", c.Alone.Writes, c.Alone.Reads)
 	}
 	if c.Metrics != "" {
 		if at, err := netip.ParseAddrPort(c.Metrics); err != nil || !at.Addr().IsLoopback() {
@@ -141,6 +150,11 @@ type Gateway struct {
 	draining context.Context
 	drain    context.CancelFunc
 	open     sync.WaitGroup
+
+	// heard ends when the ledger has not been heard of for too long.
+	aloneMu sync.Mutex
+	heard   context.Context
+	unhear  context.CancelFunc
 }
 
 // methodName is the form of every name in a method table; it is written into
@@ -163,11 +177,12 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	}
 	g := &Gateway{
 		cfg: cfg, log: log, ledger: ledger,
-		directory: &directory{}, packages: &packages{source: artifacts}, meter: newMeter(),
+		directory: newDirectory(), packages: &packages{source: artifacts}, meter: newMeter(),
 		projects: &buckets{}, apps: &buckets{},
 	}
 	g.upstreams = newUpstreams(&g.cfg, frameworks, log)
 	g.draining, g.drain = context.WithCancel(context.Background())
+	g.heard, g.unhear = context.WithCancel(context.Background())
 	g.meter.watch(g)
 	g.handler = g.routes()
 	return g, nil
@@ -295,18 +310,19 @@ func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 		if err := os.MkdirAll(filepath.Dir(g.cfg.State), 0o700); err != nil {
 			return nil, fmt.Errorf("gateway state: %w", err)
 		}
-		known, err := loadState(g.cfg.State)
+		known, counted, err := loadState(g.cfg.State)
 		switch {
 		case err != nil: // the ledger has it all
 			g.log.Warn("gateway state is not used", "error", err)
 		case known != nil:
 			update(known.chains())
-			g.directory.restore(known)
+			g.directory.restore(known, counted)
 		}
 	}
 	var parts sync.WaitGroup
 	f := &follower{ledger: g.ledger, directory: g.directory, chains: update, log: g.log}
 	parts.Go(func() { f.run(ctx) })
+	parts.Go(func() { g.watchAlone(ctx) })
 	if g.cfg.State != "" {
 		parts.Go(func() { keepState(ctx, g.directory, g.cfg.State, g.log) })
 	}

@@ -44,7 +44,7 @@ func TestConfig(t *testing.T) {
 func TestStartsWithoutLedger(t *testing.T) {
 	state := filepath.Join(t.TempDir(), "gateway", "state.json")
 	n := startTwoCities(t, Config{State: state})
-	eventually(t, "state is saved", func() bool { r, err := loadState(state); return err == nil && r != nil })
+	eventually(t, "state is saved", func() bool { r, _, err := loadState(state); return err == nil && r != nil })
 	n.ledger.set(true)
 	n.serve(Config{State: state})
 	r := n.rpc(`{"jsonrpc":"2.0","id":1,"method":"eth_chainId"}`)
@@ -172,7 +172,7 @@ func TestRun(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("Run does not end")
 	}
-	if r, err := loadState(state); err != nil || r == nil || r.Height != 1 {
+	if r, _, err := loadState(state); err != nil || r == nil || r.Height != 1 {
 		t.Errorf("state after the end: %+v %v", r, err)
 	}
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"strconv"
@@ -13,9 +14,10 @@ import (
 
 // health is the answer to GET /health.
 type health struct {
-	// Status is "ok", "degraded" if a chain has no node that answers or the ledger
-	// is silent, "starting" until the ledger or the state file has been read, or
-	// "stopping". The last two come with HTTP status 503.
+	// Status is "ok", "degraded" if a chain has no node that answers or the gateway
+	// stands alone, "alone" if it has for so long that it answers nothing, "starting"
+	// until the ledger or the state file has been read, or "stopping". The last three
+	// come with HTTP status 503.
 	Status string        `json:"status"`
 	City   string        `json:"city"`
 	Ledger ledgerHealth  `json:"ledger"`
@@ -29,6 +31,11 @@ type ledgerHealth struct {
 	// Contact is when the ledger last said anything to this process; absent if
 	// it has not yet.
 	Contact time.Time `json:"contact,omitzero"`
+	// Age of the block in seconds: ledger time, whatever the machine's clock says.
+	Age int64 `json:"ageSeconds"`
+	// Alone is what the gateway still answers while it stands alone: "writes" (and
+	// reads), "reads" or "none"; absent if it does not.
+	Alone string `json:"alone,omitempty"`
 }
 
 type chainHealth struct {
@@ -53,7 +60,12 @@ func (g *Gateway) health() health {
 		Ledger: ledgerHealth{Height: s.height, Time: s.time, Contact: s.contact},
 		Chains: []chainHealth{},
 	}
-	if time.Since(s.contact) > ledgerSilence {
+	alone := g.standing()
+	h.Ledger.Age = int64(alone.age.Seconds())
+	if alone.alone {
+		h.Ledger.Alone = string(alone.allows)
+	}
+	if alone.alone || time.Since(s.contact) > ledgerSilence {
 		h.Status = "degraded"
 	}
 	for _, c := range g.directory.chains() {
@@ -79,6 +91,8 @@ func (g *Gateway) health() health {
 		h.Status = "stopping"
 	case !s.known:
 		h.Status = "starting"
+	case alone.allows == allowsNothing:
+		h.Status = "alone"
 	}
 	return h
 }
@@ -86,7 +100,7 @@ func (g *Gateway) health() health {
 func (g *Gateway) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	h := g.health()
 	status := http.StatusOK
-	if h.Status == "stopping" || h.Status == "starting" {
+	if h.Status == "stopping" || h.Status == "starting" || h.Status == "alone" {
 		status = http.StatusServiceUnavailable
 	}
 	g.writeJSON(w, status, h)
@@ -132,12 +146,18 @@ var (
 	allowOrigin   = []string{"*"}
 	allowMethods  = []string{"GET, POST, OPTIONS"}
 	allowHeaders  = []string{"content-type, x-api-key, authorization"}
-	exposeHeaders = []string{"bsn-ledger-height, retry-after"}
+	exposeHeaders = []string{"bsn-ledger-height, bsn-ledger-age, bsn-alone, retry-after"}
 	allowAge      = []string{"86400"}
 )
 
-// heightHeader tells how far the ledger was known when an answer was given.
-const heightHeader = "Bsn-Ledger-Height"
+// heightHeader tells how far the ledger was known when an answer was given. While
+// the gateway stands alone, ageHeader tells how many seconds old that is, and
+// aloneHeader what is still answered.
+const (
+	heightHeader = "Bsn-Ledger-Height"
+	ageHeader    = "Bsn-Ledger-Age"
+	aloneHeader  = "Bsn-Alone"
+)
 
 func (g *Gateway) commonHeaders(h http.Header) {
 	h["Access-Control-Allow-Origin"] = allowOrigin
@@ -148,12 +168,18 @@ func (g *Gateway) commonHeaders(h http.Header) {
 	if s := g.directory.state(); s.known {
 		h[heightHeader] = []string{strconv.FormatInt(s.height, 10)}
 	}
+	if s := g.standing(); s.alone {
+		h[ageHeader] = []string{strconv.Itoa(int(s.age.Seconds()))}
+		h[aloneHeader] = []string{string(s.allows)}
+	}
 }
 
 var (
 	describeNodeUp = prometheus.NewDesc("bsn_gateway_node_up", "1 if the node is thought alive.", []string{"chain", "city"}, nil)
 	describeHead   = prometheus.NewDesc("bsn_gateway_node_height", "Newest block that the node is known to have.", []string{"chain", "city"}, nil)
 	describeLedger = prometheus.NewDesc("bsn_gateway_ledger_height", "Height to which the ledger is known.", nil, nil)
+	describeAge    = prometheus.NewDesc("bsn_gateway_ledger_age_seconds", "Age of that block.", nil, nil)
+	describeAlone  = prometheus.NewDesc("bsn_gateway_alone", "1 while the gateway stands alone; what it still answers says the label.", []string{"answers"}, nil)
 )
 
 // watch adds to the metrics what is read from the gateway when they are asked for.
@@ -165,11 +191,15 @@ func (c healthCollector) Describe(out chan<- *prometheus.Desc) {
 	out <- describeNodeUp
 	out <- describeHead
 	out <- describeLedger
+	out <- describeAge
+	out <- describeAlone
 }
 
 func (c healthCollector) Collect(out chan<- prometheus.Metric) {
 	h := c.g.health()
 	out <- prometheus.MustNewConstMetric(describeLedger, prometheus.GaugeValue, float64(h.Ledger.Height))
+	out <- prometheus.MustNewConstMetric(describeAge, prometheus.GaugeValue, float64(h.Ledger.Age))
+	out <- prometheus.MustNewConstMetric(describeAlone, prometheus.GaugeValue, float64(btoi(h.Ledger.Alone != "")), cmp.Or(h.Ledger.Alone, string(allowsAll)))
 	for _, chain := range h.Chains {
 		for _, n := range chain.Nodes {
 			out <- prometheus.MustNewConstMetric(describeNodeUp, prometheus.GaugeValue, float64(btoi(n.Answers)), chain.Chain, n.City)

@@ -21,6 +21,7 @@ const (
 	codeUnavailable = -32002 // no node can answer now
 	codeChain       = -32001 // no such chain
 	codeKey         = -32010 // the key is missing or not good here
+	codeAlone       = -32011 // the ledger has not been heard of for too long
 )
 
 // message is one JSON-RPC request. The slices point into the text it came in.

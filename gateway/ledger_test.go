@@ -22,6 +22,8 @@ type memoryLedger struct {
 	pruned int64       // heights up to this one are gone
 	down   bool
 	lists  int // how often all records were read
+	// at is the time of further blocks; zero is the present.
+	at time.Time
 	// between, if set, runs after each page that List gives.
 	between func()
 }
@@ -61,8 +63,15 @@ func (l *memoryLedger) put(records ...any) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.blocks = append(l.blocks, bsn.Block{Height: int64(len(l.blocks) + 1), Time: time.Unix(int64(len(l.blocks)), 0).UTC(), Changes: changes})
+	l.blocks = append(l.blocks, bsn.Block{Height: int64(len(l.blocks) + 1), Time: l.now(), Changes: changes})
 	l.change.Broadcast()
+}
+
+func (l *memoryLedger) now() time.Time {
+	if l.at.IsZero() {
+		return time.Now().UTC()
+	}
+	return l.at
 }
 
 func (l *memoryLedger) set(down bool) {

@@ -22,6 +22,7 @@ const (
 	outcomeLimited     outcome = "limited"     // by a limit
 	outcomeMalformed   outcome = "malformed"   // no valid request
 	outcomeUnavailable outcome = "unavailable" // no node answered
+	outcomeAlone       outcome = "alone"       // for want of the ledger
 )
 
 // classNone stands for calls that no row of the method table was found for.

@@ -161,7 +161,7 @@ func (g *Gateway) reply(w http.ResponseWriter, id []byte, a answer) {
 	if status == 0 {
 		status = http.StatusOK
 	}
-	if status == http.StatusTooManyRequests {
+	if a.retryAfter > 0 || status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", strconv.Itoa(retrySeconds(a.retryAfter)))
 	}
 	g.write(w, status, appendReply(make([]byte, 0, 48+len(id)+len(a.result)+len(a.failure)), id, a))

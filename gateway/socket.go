@@ -28,6 +28,7 @@ const (
 	closeDraining = "gateway stops: connect again"
 	closeSlow     = "client reads too slowly"
 	closeKey      = "key has been revoked"
+	closeAlone    = "the ledger has not been heard of for too long: connect again later, or to another city"
 	closeUpstream = "node was lost: connect and subscribe again"
 )
 
@@ -72,6 +73,8 @@ func (g *Gateway) serveSocket(w http.ResponseWriter, r *http.Request) {
 	defer g.meter.sockets.Dec()
 	stop := context.AfterFunc(g.draining, func() { s.end(websocket.StatusGoingAway, closeDraining) })
 	defer stop()
+	unheard := context.AfterFunc(g.hearing(), func() { s.end(websocket.StatusTryAgainLater, closeAlone) })
+	defer unheard()
 	s.run(ctx)
 }
 

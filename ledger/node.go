@@ -35,7 +35,7 @@ const (
 	// heartbeat is the time between blocks while nothing happens.
 	heartbeat = 10 * time.Second
 	// haltedAfter is how old the newest block must be for the ledger to count as halted.
-	haltedAfter = 3 * heartbeat
+	haltedAfter = bsn.HaltedAfter
 )
 
 // NodeConfig places one city's ledger node.
