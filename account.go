@@ -19,11 +19,11 @@ type Portal struct {
 type Account struct {
 	Name   string `json:"name"`
 	Portal string `json:"portal"`
-	// Address is the ledger address of the account's secp256k1 key, and Ethereum
-	// the address of the same key on EVM chains (0x, lower case).
-	Address   string `json:"address"`
-	PublicKey []byte `json:"publicKey"`
-	Ethereum  string `json:"ethereum"`
+	Identity
+	// Guard says who may give the account new keys; without it nobody can.
+	Guard *Guard `json:"guard,omitempty"`
+	// Recoveries are what guardians named, until one takes effect or is cancelled.
+	Recoveries []Recovery `json:"recoveries,omitempty"`
 }
 
 // Project is access to chains and apps: keys, limits, usage.
@@ -31,7 +31,7 @@ type Project struct {
 	Account string `json:"account"`
 	Name    string `json:"name"`
 	Limits  Limits `json:"limits"`
-	// Deployers are EVM addresses (0x, lower case), beside the account's own,
+	// Deployers are EVM addresses (0x, lower case), beside the account's keys',
 	// whose contract creations pass under this project's keys.
 	Deployers []string `json:"deployers,omitempty"`
 	Keys      []Key    `json:"keys"`

@@ -24,12 +24,13 @@ const (
 	KindAccount  Kind = "account"
 	KindProject  Kind = "project"
 	KindApp      Kind = "app"
+	KindAct      Kind = "act"
 	// KindParameters has one record, [ParametersID].
 	KindParameters Kind = "parameters"
 )
 
 // Kinds lists all kinds of records.
-var Kinds = []Kind{KindOperator, KindCity, KindProposal, KindChain, KindPortal, KindAccount, KindProject, KindApp, KindParameters}
+var Kinds = []Kind{KindOperator, KindCity, KindProposal, KindChain, KindPortal, KindAccount, KindProject, KindApp, KindAct, KindParameters}
 
 // ErrNoRecord means that the ledger has no record of this kind and id.
 var ErrNoRecord = errors.New("no such record")

@@ -8,8 +8,7 @@ import (
 // Operator is an organisation that runs cities. All operators have equal power.
 type Operator struct {
 	Name string `json:"name"`
-	// Address is the bech32 ledger address of the operator's key.
-	Address string `json:"address"`
+	Identity
 	// Admitted is the ledger height at which the operator was admitted.
 	Admitted int64 `json:"admitted"`
 	// ValidatingCity carries the operator's voting power on the ledger; empty

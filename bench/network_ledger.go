@@ -36,7 +36,7 @@ type conns chan *api.Client
 var _ ledger.Conn = conns(nil)
 
 // Writer implements ledger.Conn.
-func (c conns) Writer(ctx context.Context, address string) (string, uint64, error) {
+func (c conns) Writer(ctx context.Context, address string) (ledger.Signer, error) {
 	city := <-c
 	defer func() { c <- city }()
 	return city.Writer(ctx, address)

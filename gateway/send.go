@@ -41,7 +41,7 @@ func (g *Gateway) mayCreate(project *bsn.Project, chain bsn.Chain, tx bsn.Transa
 	owner, _ := g.directory.account(project.Account)
 	same := func(address string) bool { return strings.EqualFold(address, tx.From) }
 	// Of some transactions the sender cannot be told without the chain's state.
-	if tx.From != "" && (same(owner.Ethereum) || slices.ContainsFunc(project.Deployers, same)) {
+	if tx.From != "" && (owner.Deploys(tx.From) || slices.ContainsFunc(project.Deployers, same)) {
 		return answer{}, true
 	}
 	from := tx.From
@@ -49,14 +49,18 @@ func (g *Gateway) mayCreate(project *bsn.Project, chain bsn.Chain, tx bsn.Transa
 		from = "a sender that the gateway cannot tell"
 	}
 	allowed := "the account " + project.Account
-	if owner.Ethereum != "" {
-		allowed += " (" + owner.Ethereum + ")"
+	var keys []string
+	for _, s := range owner.Signers {
+		keys = append(keys, s.Ethereum)
+	}
+	if len(keys) > 0 {
+		allowed += " (" + strings.Join(keys, ", ") + ")"
 	}
 	if len(project.Deployers) > 0 {
 		allowed += " and the project's deployers (" + strings.Join(project.Deployers, ", ") + ")"
 	}
 	return refuse(outcomeRefused, codePolicy,
-		"%s may not create contracts on chain %s with a key of project %s: only %s may; sign with that account's key, or add the signer's address to the project's deployers",
+		"%s may not create contracts on chain %s with a key of project %s: only %s may; sign with a key of that account, or add the signer's address to the project's deployers",
 		from, chain.Name, project.ID(), allowed), false
 }
 

@@ -127,7 +127,7 @@ func TestDeployPolicy(t *testing.T) {
 	n := startTwoCities(t, Config{})
 	owner, deployer, stranger := newSigner(t), newSigner(t), newSigner(t)
 	n.project.Deployers = []string{deployer.address()}
-	n.ledger.put(bsn.Account{Name: "alice", Ethereum: owner.address()}, n.project)
+	n.ledger.put(bsn.Account{Name: "alice", Identity: bsn.Identity{Signers: []bsn.Signer{{Ethereum: owner.address()}}}}, n.project)
 	n.follow()
 	create := func(s *signer) reply { params, _ := s.sign(nil, answers42); return n.send(params) }
 	for name, s := range map[string]*signer{"owner": owner, "deployer": deployer} {

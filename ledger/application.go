@@ -41,6 +41,7 @@ import (
 	"github.com/openbsn/bsn/ledger/app"
 	"github.com/openbsn/bsn/ledger/chain"
 	"github.com/openbsn/bsn/ledger/govern"
+	"github.com/openbsn/bsn/ledger/identity"
 	"github.com/openbsn/bsn/ledger/key"
 	"github.com/openbsn/bsn/ledger/operator"
 	"github.com/openbsn/bsn/ledger/parameter"
@@ -79,6 +80,13 @@ func newCoder() (coder, error) {
 		return coder{}, fmt.Errorf("make codec: %w", err)
 	}
 	std.RegisterInterfaces(registry)
+	for _, m := range []interface {
+		RegisterInterfaces(cdctypes.InterfaceRegistry)
+	}{
+		parameter.NewModule(nil), operator.NewModule(nil), govern.NewModule(nil), chain.NewModule(nil), account.NewModule(nil), app.NewModule(nil), identity.NewModule(nil),
+	} {
+		m.RegisterInterfaces(registry) // who writes reads what acts would do
+	}
 	c := codec.NewProtoCodec(registry)
 	// What is signed are the transaction's own bytes: there is no amino form.
 	modes := []signing.SignMode{signing.SignMode_SIGN_MODE_DIRECT}
@@ -111,7 +119,7 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 	base.SetTxEncoder(c.tx.TxEncoder())
 
 	keys := storetypes.NewKVStoreKeys(authtypes.StoreKey, consensustypes.StoreKey,
-		parameter.StoreKey, writer.StoreKey, operator.StoreKey, govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey)
+		parameter.StoreKey, writer.StoreKey, operator.StoreKey, govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey, identity.StoreKey)
 	store := func(name string) storeService { return runtime.NewKVStoreService(keys[name]) }
 	by := authority.String()
 
@@ -126,11 +134,12 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 	chains := chain.NewKeeper(store(chain.StoreKey), operators, by)
 	accounts := account.NewKeeper(store(account.StoreKey), writers, operators, by)
 	apps := app.NewKeeper(store(app.StoreKey), writers, operators, chains, accounts)
+	identities := identity.NewKeeper(store(identity.StoreKey), c.codec, base.MsgServiceRouter(), writers, operators, accounts, by)
 
 	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, stores: keys, tables: map[bsn.Kind]record.Reader{}}
 	for _, t := range []record.Reader{
 		operators.Operators, operators.Cities, proposals.Proposals, chains.Chains,
-		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps, parameters.Records,
+		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps, identities.Acts, parameters.Records,
 	} {
 		a.tables[t.Kind()] = t
 	}
@@ -139,11 +148,11 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 		auth.NewAppModule(c.codec, authKeeper, nil, nil),
 		consensus.NewAppModule(c.codec, consensusKeeper),
 		parameter.NewModule(parameters), writer.NewModule(writers), operator.NewModule(operators), govern.NewModule(proposals),
-		chain.NewModule(chains), account.NewModule(accounts), app.NewModule(apps),
+		chain.NewModule(chains), account.NewModule(accounts), app.NewModule(apps), identity.NewModule(identities),
 	)
 	order := []string{
 		authtypes.ModuleName, consensustypes.ModuleName, parameter.StoreKey, writer.StoreKey, operator.StoreKey,
-		chain.StoreKey, govern.StoreKey, account.StoreKey, app.StoreKey,
+		chain.StoreKey, govern.StoreKey, account.StoreKey, app.StoreKey, identity.StoreKey,
 	}
 	a.manager.SetOrderInitGenesis(order...)
 	a.manager.SetOrderExportGenesis(order...)

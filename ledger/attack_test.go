@@ -76,7 +76,7 @@ func TestFloodOfProposals(t *testing.T) {
 	m := running(t)
 	portal := func(i int) Message {
 		name := fmt.Sprintf("portal-%d", i)
-		return Propose("", RegisterPortal(name, seed(name).Public(), ""))
+		return Propose("", RegisterPortal(name, offered(name, bsn.KindPortal, name), ""))
 	}
 	for i := range 20 {
 		m.write(t, []*Client{m.cities[1], m.operators[1]}[i%2], portal(i))
@@ -194,13 +194,13 @@ func raw(t *testing.T, m *machine, signers []string, network string, change func
 		t.Fatal(err)
 	}
 	for i, s := range signers {
-		_, number, err := m.Writer(context.Background(), seed(s).Address())
+		w, err := m.Writer(context.Background(), seed(s).Address())
 		if err != nil {
 			t.Fatal(err)
 		}
 		k := seed(s).Secp256k1()
 		sig, err := clienttx.SignWithPrivKey(context.Background(), r.mode, authsigning.SignerData{
-			ChainID: network, AccountNumber: number, PubKey: k.PubKey(), Address: seed(s).Address(), Sequence: r.sequence,
+			ChainID: network, AccountNumber: w.Number, PubKey: k.PubKey(), Address: seed(s).Address(), Sequence: r.sequence,
 		}, b, k, authtx.NewTxConfig(m.app.codec, authtx.DefaultSignModes), r.sequence)
 		if err != nil {
 			t.Fatal(err)
@@ -252,7 +252,9 @@ func TestForgedTransactions(t *testing.T) {
 		"valid for too long": {signers: alice, reason: "ttl exceeds", change: func(r *rawTx) { r.expires = m.time.Add(maxTimeout + time.Hour) }},
 		"run out":            {signers: alice, reason: "tx timeout", change: func(r *rawTx) { r.expires = m.time.Add(-time.Minute) }},
 		"an old sequence":    {signers: alice, reason: "sequence", change: func(r *rawTx) { r.unordered, r.sequence, r.expires = false, 7, time.Time{} }},
-		"a vote's effect":    {signers: alice, reason: "", change: func(r *rawTx) { r.messages = []sdk.Msg{RegisterPortal("mine", seed("mine").Public(), "").msg} }},
+		"a vote's effect": {signers: alice, reason: "", change: func(r *rawTx) {
+			r.messages = []sdk.Msg{RegisterPortal("mine", offered("mine", bsn.KindPortal, "mine"), "").msg}
+		}},
 		"invalid UTF-8": {signers: alice, reason: "", change: func(r *rawTx) {
 			r.messages = []sdk.Msg{&accountpb.MsgSetProject{Account: seed("alice").Address(), Name: "raw\xff"}}
 		}},

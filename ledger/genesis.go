@@ -13,6 +13,7 @@ import (
 	"github.com/openbsn/bsn/ledger/app"
 	"github.com/openbsn/bsn/ledger/chain"
 	"github.com/openbsn/bsn/ledger/govern"
+	"github.com/openbsn/bsn/ledger/identity"
 	"github.com/openbsn/bsn/ledger/operator"
 	"github.com/openbsn/bsn/ledger/parameter"
 	"github.com/openbsn/bsn/ledger/writer"
@@ -54,6 +55,7 @@ func NewGenesis(network string, net bsn.Net, founder Admission, parameters bsn.P
 		chain.StoreKey:     empty,
 		account.StoreKey:   empty,
 		app.StoreKey:       empty,
+		identity.StoreKey:  empty,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode state: %w", err)

@@ -126,12 +126,12 @@ func (w *network) account(name string) (*Client, key.Key) {
 	w.t.Helper()
 	portal := must[key.Key](w.t)(key.Parse(strings.Repeat("07", 32)))
 	if _, err := w.nodes[0].Get(w.ctx, bsn.KindPortal, "demo"); errors.Is(err, bsn.ErrNoRecord) {
-		if p := w.pass(RegisterPortal("demo", portal.Public(), "")); p.Status != bsn.ProposalPassed {
+		if p := w.pass(RegisterPortal("demo", NewOffer(portal, "test-net", bsn.KindPortal, "demo"), "")); p.Status != bsn.ProposalPassed {
 			w.t.Fatalf("portal: %s %s", p.Status, p.Reason)
 		}
 	}
 	k := key.New()
-	must[Result](w.t)(must[*Client](w.t)(NewClient(w.nodes[0], portal)).Write(w.ctx, RegisterAccount(name, k.Public())))
+	must[Result](w.t)(must[*Client](w.t)(NewClient(w.nodes[0], portal)).Write(w.ctx, RegisterAccount(name, NewOffer(k, "test-net", bsn.KindAccount, name))))
 	return must[*Client](w.t)(NewClient(w.nodes[0], k)), k
 }
 
@@ -205,7 +205,7 @@ func TestStrangersReplaysAndMalformedAreRefused(t *testing.T) {
 	refuse(t, err, "the most is")
 
 	// What is not theirs: effects without a vote, others' projects, cities' answers.
-	_, err = alice.Write(w.ctx, Message{AdmitCity(Admission{Operator: "mallory"}).as})
+	_, err = alice.Write(w.ctx, Message{build: AdmitCity(Admission{Operator: "mallory"}).as})
 	refuse(t, err, "")
 	_, err = alice.Write(w.ctx, PlaceApp("alice/x", 1, bsn.Placement{Status: bsn.PlacementServing}))
 	refuse(t, err, "it takes the key of a city")
@@ -214,7 +214,7 @@ func TestStrangersReplaysAndMalformedAreRefused(t *testing.T) {
 	refuse(t, err, "no such record")
 	_, err = bob.Write(w.ctx, SetProject(bsn.Project{Name: "Web!"}))
 	refuse(t, err, "malformed name")
-	_, err = bob.Write(w.ctx, RegisterAccount("carol", key.New().Public()))
+	_, err = bob.Write(w.ctx, RegisterAccount("carol", Offer{PublicKey: key.New().Public()}))
 	refuse(t, err, "it takes the key of a portal")
 }
 

@@ -49,6 +49,11 @@ func seed(text string) key.Key {
 	return k
 }
 
+// offered offers the key of a seed.
+func offered(text string, kind bsn.Kind, name string) Offer {
+	return NewOffer(seed(text), "test-net", kind, name)
+}
+
 func admission(i int) Admission {
 	name := fmt.Sprint(i)
 	return Admission{
@@ -103,9 +108,9 @@ func settle(t tester, n int, parameters bsn.Parameters) *machine {
 			m.write(t, m.cities[i], ActivateCity())
 		}
 	}
-	m.pass(t, RegisterPortal("demo", seed("portal").Public(), ""))
+	m.pass(t, RegisterPortal("demo", offered("portal", bsn.KindPortal, "demo"), ""))
 	m.portal = m.client(t, "portal")
-	m.write(t, m.portal, RegisterAccount("alice", seed("alice").Public()), RegisterAccount("bob", seed("bob").Public()))
+	m.write(t, m.portal, RegisterAccount("alice", offered("alice", bsn.KindAccount, "alice")), RegisterAccount("bob", offered("bob", bsn.KindAccount, "bob")))
 	return m
 }
 
@@ -155,7 +160,7 @@ func (m *machine) client(t tester, name string) *Client {
 }
 
 // Writer implements Conn.
-func (m *machine) Writer(ctx context.Context, address string) (string, uint64, error) {
+func (m *machine) Writer(ctx context.Context, address string) (Signer, error) {
 	n := Node{app: m.app, network: "test-net"}
 	return n.Writer(ctx, address)
 }
@@ -320,7 +325,8 @@ func anyWrite(t *rapid.T, m *machine) (*Client, Message) {
 		},
 		func() (*Client, Message) { return account, RevokeKey(name("project"), hash()[:12]) },
 		func() (*Client, Message) {
-			return m.portal, RegisterAccount(name("account"), seed(name("key")).Public())
+			account := name("account")
+			return m.portal, RegisterAccount(account, offered(name("key"), bsn.KindAccount, account))
 		},
 		func() (*Client, Message) {
 			return m.operators[i("operator")], Propose(reason[:min(len(reason), 100)], OpenChain(bsn.Chain{

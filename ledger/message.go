@@ -22,13 +22,15 @@ import (
 // Message is one write to the ledger, waiting for its signer.
 type Message struct {
 	build func(signer string) (sdk.Msg, error)
+	// single: one key says it for itself, however many have to agree otherwise.
+	single bool
 }
 
 // Effect is what a proposal does when the operators have voted for it.
 type Effect struct{ msg sdk.Msg }
 
 func message(build func(signer string) sdk.Msg) Message {
-	return Message{func(signer string) (sdk.Msg, error) { return build(signer), nil }}
+	return Message{build: func(signer string) (sdk.Msg, error) { return build(signer), nil }}
 }
 
 // AdmitCity is the effect that makes a city, and its operator if new, part of the network.
@@ -92,15 +94,15 @@ func SetParameter(name string, value int64) Effect {
 	return Effect{&parameterpb.MsgSetParameter{Authority: authority.String(), Name: name, Value: value}}
 }
 
-// RegisterPortal is the effect that makes a portal.
-func RegisterPortal(name string, key []byte, url string) Effect {
-	return Effect{&accountpb.MsgRegisterPortal{Authority: authority.String(), Name: name, Key: key, Url: url}}
+// RegisterPortal is the effect that makes a portal, whose key was offered for it.
+func RegisterPortal(name string, k Offer, url string) Effect {
+	return Effect{&accountpb.MsgRegisterPortal{Authority: authority.String(), Name: name, Key: k.PublicKey, Proof: k.Proof, Url: url}}
 }
 
 // Propose opens a proposal; signed by an operator or by one of its cities. See
 // Result.Proposal.
 func Propose(summary string, e Effect) Message {
-	return Message{func(signer string) (sdk.Msg, error) {
+	return Message{build: func(signer string) (sdk.Msg, error) {
 		if e.msg == nil {
 			return nil, errors.New("proposal has no effect")
 		}
@@ -164,9 +166,11 @@ func AnswerGenesis(chain, hash string, a bsn.Approval) Message {
 	})
 }
 
-// RegisterAccount is signed by a portal.
-func RegisterAccount(name string, key []byte) Message {
-	return message(func(s string) sdk.Msg { return &accountpb.MsgRegisterAccount{Portal: s, Name: name, Key: key} })
+// RegisterAccount is signed by a portal. The account's key was offered for it.
+func RegisterAccount(name string, k Offer) Message {
+	return message(func(s string) sdk.Msg {
+		return &accountpb.MsgRegisterAccount{Portal: s, Name: name, Key: k.PublicKey, Proof: k.Proof}
+	})
 }
 
 // SetProject makes a project of the signing account, or sets its limits and deployers.

@@ -87,7 +87,7 @@ func TestExportedGenesisGivesTheSameNetwork(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		m := running(t)
-		open := m.write(t, m.operators[0], Propose("left open", RegisterPortal("later", seed("later").Public(), ""))).Proposal()
+		open := m.write(t, m.operators[0], Propose("left open", RegisterPortal("later", offered("later", bsn.KindPortal, "later"), ""))).Proposal()
 		m.write(t, m.operators[1], Vote(open, true))
 		for range rapid.IntRange(0, 40).Draw(t, "writes") {
 			by, message := anyWrite(t, m)
@@ -110,7 +110,7 @@ func TestExportedGenesisGivesTheSameNetwork(t *testing.T) {
 		if p := m.proposal(t, open); p.Status != bsn.ProposalPassed {
 			t.Fatalf("open proposal: %+v", p)
 		}
-		expiring := m.write(t, m.operators[0], Propose("", RegisterPortal("never", seed("never").Public(), ""))).Proposal()
+		expiring := m.write(t, m.operators[0], Propose("", RegisterPortal("never", offered("never", bsn.KindPortal, "never"), ""))).Proposal()
 		m.restart(t, m.export(t))
 		m.time = m.time.Add(8 * 24 * time.Hour)
 		m.block(t)
@@ -132,7 +132,7 @@ func TestVotesAreTallied(t *testing.T) {
 		rapid.Check(t, func(t *rapid.T) {
 			count++
 			name := fmt.Sprintf("portal-%d", count)
-			id := m.write(t, m.operators[0], Propose("", RegisterPortal(name, seed(name).Public(), ""))).Proposal()
+			id := m.write(t, m.operators[0], Propose("", RegisterPortal(name, offered(name, bsn.KindPortal, name), ""))).Proposal()
 			votes := map[int]bool{}
 			want := bsn.ProposalOpen
 			for range rapid.IntRange(0, 2*n).Draw(t, "votes") {
@@ -218,6 +218,7 @@ func TestRecordsKeepTheirForm(t *testing.T) {
 	roundTrip[bsn.Account](t)
 	roundTrip[bsn.Project](t)
 	roundTrip[bsn.App](t)
+	roundTrip[bsn.Act](t)
 }
 
 func roundTrip[T any](t *testing.T) {

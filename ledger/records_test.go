@@ -10,9 +10,9 @@ import (
 
 func TestVotingTakesMoreThanTwoThirds(t *testing.T) {
 	m := settle(t, 3, bsn.Parameters{})
-	res := m.write(t, m.operators[0], Propose("a portal", RegisterPortal("shop", seed("shop").Public(), "")))
+	res := m.write(t, m.operators[0], Propose("a portal", RegisterPortal("shop", offered("shop", bsn.KindPortal, "shop"), "")))
 	id := res.Proposal()
-	again := m.write(t, m.operators[1], Propose("a portal", RegisterPortal("other", seed("other").Public(), "")))
+	again := m.write(t, m.operators[1], Propose("a portal", RegisterPortal("other", offered("other", bsn.KindPortal, "other"), "")))
 	if again.Proposal() == id {
 		t.Error("two effects share a proposal")
 	}
@@ -32,7 +32,7 @@ func TestVotingTakesMoreThanTwoThirds(t *testing.T) {
 	}
 	m.refuses(t, m.cities[0], "it takes the key of a operator", Vote(id, true))
 	// An effect that fails when its time comes changes nothing and says why.
-	id = m.write(t, m.operators[0], Propose("", RegisterPortal("shop", seed("another").Public(), ""))).Proposal()
+	id = m.write(t, m.operators[0], Propose("", RegisterPortal("shop", offered("another", bsn.KindPortal, "shop"), ""))).Proposal()
 	for _, o := range m.operators {
 		m.write(t, o, Vote(id, true))
 	}

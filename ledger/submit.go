@@ -18,6 +18,7 @@ import (
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/gen/ledger/apppb"
 	"github.com/openbsn/bsn/gen/ledger/governpb"
+	"github.com/openbsn/bsn/gen/ledger/identitypb"
 	"github.com/openbsn/bsn/ledger/writer"
 )
 
@@ -49,17 +50,40 @@ func (r Result) Version() int {
 	return int(m.Version)
 }
 
-func (r Result) answer(m proto.Message) {
+// answer finds the first answer of m's type, in an act if need be.
+func (r Result) answer(m proto.Message) bool {
 	var all sdk.TxMsgData
 	if all.Unmarshal(r.Data) != nil {
-		return
+		return false
 	}
-	for _, any := range all.MsgResponses {
-		if strings.TrimPrefix(any.TypeUrl, "/") == proto.MessageName(m) {
-			_ = proto.Unmarshal(any.Value, m) // what cannot be read leaves the zero value
-			return
+	answers := all.MsgResponses
+	for i := 0; i < len(answers); i++ {
+		switch strings.TrimPrefix(answers[i].TypeUrl, "/") {
+		case proto.MessageName(m):
+			return proto.Unmarshal(answers[i].Value, m) == nil
+		case proto.MessageName(&identitypb.MsgActResponse{}):
+			var act identitypb.MsgActResponse
+			if proto.Unmarshal(answers[i].Value, &act) == nil {
+				answers = append(answers, act.Answers...)
+			}
 		}
 	}
+	return false
+}
+
+// waiting is nil unless the transaction left an act that is not done.
+func (r Result) waiting() error {
+	var act identitypb.MsgActResponse
+	if !r.answer(&act) {
+		return nil
+	}
+	switch bsn.ActStatus(act.Status) {
+	case bsn.ActDone:
+		return nil
+	case bsn.ActOpen:
+		return &WaitingError{Act: act.Id, Missing: int(act.Missing)}
+	}
+	return fmt.Errorf("%w: act %d is %s: %s", ErrRefused, act.Id, act.Status, act.Reason)
 }
 
 type txResult struct {
@@ -68,23 +92,28 @@ type txResult struct {
 }
 
 // Writer implements Conn: what a signer needs to know of its own address.
-func (n *Node) Writer(_ context.Context, address string) (network string, number uint64, err error) {
+func (n *Node) Writer(_ context.Context, address string) (Signer, error) {
 	ctx, err := n.app.committed()
 	if err != nil {
-		return "", 0, fmt.Errorf("read ledger: %w", err)
+		return Signer{}, fmt.Errorf("read ledger: %w", err)
 	}
-	if _, err := n.app.writers.Lookup(ctx, address); err != nil {
-		return "", 0, err
+	w, err := n.app.writers.Lookup(ctx, address)
+	if err != nil {
+		return Signer{}, err
 	}
 	acc, err := sdk.AccAddressFromBech32(address)
 	if err != nil {
-		return "", 0, fmt.Errorf("address: %w", err)
+		return Signer{}, fmt.Errorf("address: %w", err)
 	}
 	a := n.app.auth.GetAccount(ctx, acc)
 	if a == nil {
-		return "", 0, fmt.Errorf("address %s: %w", address, bsn.ErrNoRecord)
+		return Signer{}, fmt.Errorf("address %s: %w", address, bsn.ErrNoRecord)
 	}
-	return n.network, a.GetAccountNumber(), nil
+	s := Signer{Network: n.network, Number: a.GetAccountNumber()}
+	if w.Threshold > 1 {
+		s.Identity = writer.Address(w.Kind, w.Name)
+	}
+	return s, nil
 }
 
 // Who tells what kind of writer an address is, by what name and under whom.

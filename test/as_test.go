@@ -89,7 +89,7 @@ func as(ts *testscript.TestScript, args []string) (output, error) {
 	case "post-node":
 		message = ledger.PostNode(argument(1), map[string]string{"node": "a"})
 	case "register-account":
-		message = ledger.RegisterAccount(argument(1), key.New().Public())
+		message = ledger.RegisterAccount(argument(1), ledger.Offer{PublicKey: key.New().Public()})
 	case "withdraw":
 		message = ledger.WithdrawApp(argument(1), 0)
 	case "revoke-project":

@@ -133,7 +133,7 @@ func (w *world) populate(ctx context.Context) error {
 		}
 		return c.Write(ctx, messages...)
 	}
-	res, err := write("operator", ledger.Propose("", ledger.RegisterPortal("demo", w.keys["portal"].Public(), "")))
+	res, err := write("operator", ledger.Propose("", ledger.RegisterPortal("demo", ledger.NewOffer(w.keys["portal"], network, bsn.KindPortal, "demo"), "")))
 	if err != nil {
 		return err
 	}
@@ -147,7 +147,7 @@ func (w *world) populate(ctx context.Context) error {
 	if _, err := write("operator", ledger.Vote(res.Proposal(), true), ledger.Vote(rival.Proposal(), true)); err != nil {
 		return err
 	}
-	_, err = write("portal", ledger.RegisterAccount("alice", w.keys["alice"].Public()), ledger.RegisterAccount("bob", w.keys["bob"].Public()))
+	_, err = write("portal", ledger.RegisterAccount("alice", ledger.NewOffer(w.keys["alice"], network, bsn.KindAccount, "alice")), ledger.RegisterAccount("bob", ledger.NewOffer(w.keys["bob"], network, bsn.KindAccount, "bob")))
 	return err
 }
 
@@ -207,7 +207,7 @@ func TestWhoMayDoWhat(t *testing.T) {
 			[]connect.Code{no, no, never, never, never, never, never, ok, ok},
 		},
 		"writer": {func(c *Client) error {
-			_, _, err := c.Writer(ctx, w.keys["alice"].Address())
+			_, err := c.Writer(ctx, w.keys["alice"].Address())
 			if err != nil && strings.Contains(err.Error(), "belongs to network") {
 				return nil // an answer, which only a client that signs for the network can use
 			}
@@ -469,7 +469,7 @@ func TestErrorsKeepTheirMeaning(t *testing.T) {
 	if err := c.Logs(t.Context(), io.Discard, "none", 1, false); !errors.Is(err, bsn.ErrNoNode) {
 		t.Errorf("%v", err)
 	}
-	if _, _, err := c.Writer(t.Context(), w.keys["stranger"].Address()); !errors.Is(err, ledger.ErrStranger) {
+	if _, err := c.Writer(t.Context(), w.keys["stranger"].Address()); !errors.Is(err, ledger.ErrStranger) {
 		t.Errorf("%v", err)
 	}
 	if _, err := c.Submit(t.Context(), []byte("junk")); !errors.Is(err, ledger.ErrRefused) {
@@ -488,7 +488,7 @@ func TestErrorsKeepTheirMeaning(t *testing.T) {
 	_, handler := cityv1connect.NewCityServiceHandler(liar{})
 	s := httptest.NewServer(handler)
 	defer s.Close()
-	if _, _, err := Dial(s.URL, network, "paris", w.keys["alice"]).Writer(t.Context(), w.keys["alice"].Address()); err == nil || !strings.Contains(err.Error(), "other-net") {
+	if _, err := Dial(s.URL, network, "paris", w.keys["alice"]).Writer(t.Context(), w.keys["alice"].Address()); err == nil || !strings.Contains(err.Error(), "other-net") {
 		t.Errorf("a city that names another network: %v", err)
 	}
 	if _, err := Dial("http://127.0.0.1:1", network, "paris", w.keys["alice"]).Status(t.Context()); err == nil || !strings.Contains(err.Error(), "does not answer") {

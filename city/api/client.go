@@ -96,16 +96,16 @@ func (c *Client) Logs(ctx context.Context, w io.Writer, node string, lines int, 
 }
 
 // Writer implements ledger.Conn.
-func (c *Client) Writer(ctx context.Context, address string) (string, uint64, error) {
+func (c *Client) Writer(ctx context.Context, address string) (ledger.Signer, error) {
 	r, err := call(ctx, c.service.Writer, &cityv1.WriterRequest{Address: address})
 	if err != nil {
-		return "", 0, err
+		return ledger.Signer{}, err
 	}
 	if r.Network != c.network {
 		// A signature for another network would be good there.
-		return "", 0, fmt.Errorf("the city says that it belongs to network %q, not %q", r.Network, c.network)
+		return ledger.Signer{}, fmt.Errorf("the city says that it belongs to network %q, not %q", r.Network, c.network)
 	}
-	return r.Network, r.Number, nil
+	return ledger.Signer{Network: r.Network, Number: r.Number, Identity: r.Identity}, nil
 }
 
 // Submit implements ledger.Conn.

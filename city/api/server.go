@@ -145,8 +145,8 @@ func (s service) Writer(ctx context.Context, r *connect.Request[cityv1.WriterReq
 	if err := writers(ctx); err != nil {
 		return nil, err
 	}
-	network, number, err := s.c.Ledger.Writer(ctx, r.Msg.Address)
-	return answer(&cityv1.WriterResponse{Network: network, Number: number}, err)
+	w, err := s.c.Ledger.Writer(ctx, r.Msg.Address)
+	return answer(&cityv1.WriterResponse{Network: w.Network, Number: w.Number, Identity: w.Identity}, err)
 }
 
 func (s service) Submit(ctx context.Context, r *connect.Request[cityv1.SubmitRequest]) (*connect.Response[cityv1.SubmitResponse], error) {

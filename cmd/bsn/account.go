@@ -27,9 +27,9 @@ func accountCommand(s *session) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(cmd, *asJSON, accounts, "ACCOUNT PORTAL ADDRESS ETHEREUM", func() (rows [][]string) {
+		return show(cmd, *asJSON, accounts, "ACCOUNT PORTAL KEYS ETHEREUM", func() (rows [][]string) {
 			for _, a := range accounts {
-				rows = append(rows, []string{a.Name, a.Portal, a.Address, a.Ethereum})
+				rows = append(rows, []string{a.Name, a.Portal, agreement(a.Identity), ethereum(a.Identity)})
 			}
 			return rows
 		})
@@ -44,7 +44,7 @@ func accountCommand(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "account %s: %s on the ledger, %s on EVM chains\nits key is %s: keep a copy, nobody else has it\nnext: bsn context set --account %s\n", a.Name, a.Address, a.Ethereum, s.accountKey(a.Name), a.Name)
+			fmt.Fprintf(cmd.OutOrStdout(), "account %s: %s on EVM chains\nits key is %s: keep a copy, nobody else has it\nnext: bsn context set --account %s\n", a.Name, ethereum(a.Identity), s.accountKey(a.Name), a.Name)
 			return nil
 		},
 	}
@@ -65,7 +65,7 @@ func (s *session) createAccount(ctx context.Context, portal, name string) (bsn.A
 	if err != nil {
 		return bsn.Account{}, err
 	}
-	if _, err := s.write(ctx, p, ledger.RegisterAccount(name, k.Public())); err != nil {
+	if _, err := s.write(ctx, p, ledger.RegisterAccount(name, ledger.NewOffer(k, s.ctx.Network, bsn.KindAccount, name))); err != nil {
 		return bsn.Account{}, err
 	}
 	conn, err := s.dial("", p)

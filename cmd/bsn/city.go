@@ -352,9 +352,9 @@ func operatorCommand(s *session) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return show(cmd, *asJSON, operators, "OPERATOR VALIDATING ADDRESS", func() (rows [][]string) {
+		return show(cmd, *asJSON, operators, "OPERATOR VALIDATING KEYS ADDRESS", func() (rows [][]string) {
 			for _, o := range operators {
-				rows = append(rows, []string{o.Name, dash(o.ValidatingCity), o.Address})
+				rows = append(rows, []string{o.Name, dash(o.ValidatingCity), agreement(o.Identity), o.Address})
 			}
 			return rows
 		})

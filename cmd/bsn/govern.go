@@ -166,7 +166,7 @@ func portalCommand(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.propose(cmd, operator, "register portal "+args[0], ledger.RegisterPortal(args[0], k.Public(), url))
+			return s.propose(cmd, operator, "register portal "+args[0], ledger.RegisterPortal(args[0], ledger.NewOffer(k, s.ctx.Network, bsn.KindPortal, args[0]), url))
 		},
 	}
 	register.Flags().StringVar(&operator, "operator", "", "who proposes (default: the only operator here)")

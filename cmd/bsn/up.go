@@ -349,7 +349,7 @@ func (u *upNetwork) decide(ctx context.Context) error {
 		return err
 	}
 	if _, err := l.Get(ctx, bsn.KindPortal, demoPortal); errors.Is(err, bsn.ErrNoRecord) {
-		propose = append(propose, ledger.Propose("register portal "+demoPortal, ledger.RegisterPortal(demoPortal, portal.Public(), "")))
+		propose = append(propose, ledger.Propose("register portal "+demoPortal, ledger.RegisterPortal(demoPortal, ledger.NewOffer(portal, u.ctx.Network, bsn.KindPortal, demoPortal), "")))
 	} else if err != nil {
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 	corestore "cosmossdk.io/core/store"
 	sdk "github.com/cosmos/cosmos-sdk/types"
 	"github.com/ethereum/go-ethereum/common"
-	"github.com/ethereum/go-ethereum/crypto"
 
 	"github.com/openbsn/bsn"
 	pb "github.com/openbsn/bsn/gen/ledger/accountpb"
@@ -73,7 +72,11 @@ func (k *Keeper) RegisterPortal(ctx context.Context, m *pb.MsgRegisterPortal) er
 	if has, err := k.Portals.Has(ctx, m.Name); err != nil || has {
 		return errors.Join(err, fmt.Errorf("there is a portal %q already", m.Name))
 	}
-	address, err := k.writers.Register(ctx, m.Key, writer.Writer{Kind: bsn.KindPortal, Name: m.Name})
+	w := writer.Writer{Kind: bsn.KindPortal, Name: m.Name}
+	if err := writer.Proven(ctx, w, m.Key, m.Proof); err != nil {
+		return err
+	}
+	address, err := k.writers.Register(ctx, m.Key, w)
 	if err != nil {
 		return err
 	}
@@ -90,26 +93,23 @@ func (k *Keeper) RegisterAccount(ctx context.Context, m *pb.MsgRegisterAccount) 
 	if err := bsn.CheckName("account", m.Name); err != nil {
 		return err
 	}
+	own := writer.Writer{Kind: bsn.KindAccount, Name: m.Name, Parent: w.Name}
+	if err := writer.Proven(ctx, own, m.Key, m.Proof); err != nil {
+		return err
+	}
 	switch old, err := k.Accounts.Get(ctx, m.Name); {
-	case err == nil && old.Portal == w.Name && slices.Equal(old.PublicKey, m.Key):
+	case err == nil && old.Portal == w.Name && slices.ContainsFunc(old.Signers, func(s bsn.Signer) bool { return slices.Equal(s.PublicKey, m.Key) }):
 		return nil
 	case err == nil:
 		return fmt.Errorf("there is an account %q already", m.Name)
 	case !errors.Is(err, bsn.ErrNoRecord):
 		return err
 	}
-	pub, err := crypto.DecompressPubkey(m.Key)
-	if err != nil {
-		return fmt.Errorf("account's key: %w", err)
-	}
-	address, err := k.writers.Register(ctx, m.Key, writer.Writer{Kind: bsn.KindAccount, Name: m.Name, Parent: w.Name})
+	id, err := k.writers.Found(ctx, own, m.Key)
 	if err != nil {
 		return err
 	}
-	return k.Accounts.Set(ctx, m.Name, bsn.Account{
-		Name: m.Name, Portal: w.Name, Address: address, PublicKey: m.Key,
-		Ethereum: strings.ToLower(crypto.PubkeyToAddress(*pub).Hex()),
-	})
+	return k.Accounts.Set(ctx, m.Name, bsn.Account{Name: m.Name, Portal: w.Name, Identity: id})
 }
 
 // SetProject makes a project or changes its limits and deployers.

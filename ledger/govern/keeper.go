@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"cosmossdk.io/collections"
 	corestore "cosmossdk.io/core/store"
@@ -100,7 +99,7 @@ func (k *Keeper) Propose(ctx sdk.Context, m *pb.MsgPropose) (uint64, error) {
 		return 0, err
 	}
 	p := bsn.Proposal{
-		Proposer: proposer, Effect: effectName(m.Effect.TypeUrl), Summary: m.Summary, Message: string(text),
+		Proposer: proposer, Effect: record.MessageName(m.Effect.TypeUrl), Summary: m.Summary, Message: string(text),
 		Status: bsn.ProposalOpen, Votes: map[string]bsn.Vote{},
 		Opened: ctx.BlockTime().Unix(), Expires: ctx.BlockTime().Unix() + figures.VotingPeriod,
 	}
@@ -346,22 +345,6 @@ func (k *Keeper) unpack(packed *cdctypes.Any) (sdk.Msg, error) {
 		return nil, errors.New("effect is not one that operators vote on")
 	}
 	return msg, nil
-}
-
-// effectName turns /bsn.ledger.operator.v1.MsgAdmitCity into admit-city.
-func effectName(typeURL string) string {
-	name := typeURL[strings.LastIndexByte(typeURL, '.')+1:]
-	var b strings.Builder
-	for i, r := range strings.TrimPrefix(name, "Msg") {
-		if r >= 'A' && r <= 'Z' {
-			if i > 0 {
-				b.WriteByte('-')
-			}
-			r += 'a' - 'A'
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }
 
 // state is the module's genesis.

@@ -17,6 +17,8 @@ import (
 	"github.com/cosmos/cosmos-sdk/crypto/keys/secp256k1"
 	"github.com/cosmos/cosmos-sdk/types/bech32"
 	"github.com/ethereum/go-ethereum/crypto"
+
+	"github.com/openbsn/bsn"
 )
 
 // Prefix begins every ledger address.
@@ -137,6 +139,22 @@ func Verify(public, message, sig []byte) bool {
 	}
 	pub := secp256k1.PubKey{Key: public}
 	return pub.VerifySignature(message, sig)
+}
+
+// proof is what a key signs to become one of an account, operator or portal: on no
+// other network, for nobody else, and never anything that means something else.
+func proof(public []byte, network string, kind bsn.Kind, name string) []byte {
+	return []byte(strings.Join([]string{"bsn-key/1", network, string(kind), name, hex.EncodeToString(public)}, "\n"))
+}
+
+// Prove signs that the key is to be one of an account, operator or portal.
+func (k Key) Prove(network string, kind bsn.Kind, name string) []byte {
+	return k.Sign(proof(k.Public(), network, kind, name))
+}
+
+// Proves tells whether sig is what [Key.Prove] returned for the public key.
+func Proves(public, sig []byte, network string, kind bsn.Kind, name string) bool {
+	return Verify(public, proof(public, network, kind, name), sig)
 }
 
 // Address is the ledger address of a compressed public key: bech32 of its

@@ -148,7 +148,8 @@ func (k *Keeper) Check(ctx context.Context, a Admission) error {
 	// for the operator that the key belongs to.
 	o, err := k.Operators.Get(ctx, a.Operator)
 	if err == nil {
-		if address, err := key.Address(a.OperatorKey); err != nil || address != o.Address {
+		address, err := key.Address(a.OperatorKey)
+		if _, has := o.Signer(address); err != nil || !has {
 			return fmt.Errorf("operator %q has another key", a.Operator)
 		}
 		if o.Evicted > 0 {
@@ -202,11 +203,11 @@ func (k *Keeper) Admit(ctx context.Context, a Admission, height int64) (bsn.City
 		return bsn.City{}, err
 	}
 	if !known {
-		address, err := k.writers.Register(ctx, a.OperatorKey, writer.Writer{Kind: bsn.KindOperator, Name: a.Operator})
+		id, err := k.writers.Found(ctx, writer.Writer{Kind: bsn.KindOperator, Name: a.Operator}, a.OperatorKey)
 		if err != nil {
 			return bsn.City{}, fmt.Errorf("operator: %w", err)
 		}
-		if err := k.Operators.Set(ctx, a.Operator, bsn.Operator{Name: a.Operator, Address: address, Admitted: height}); err != nil {
+		if err := k.Operators.Set(ctx, a.Operator, bsn.Operator{Name: a.Operator, Identity: id, Admitted: height}); err != nil {
 			return bsn.City{}, err
 		}
 	}

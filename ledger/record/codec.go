@@ -36,3 +36,19 @@ func Clip(s string, max int) string {
 // SortedKeys returns the keys of a map in order: state must be written in the same
 // order everywhere.
 func SortedKeys[T any](m map[string]T) []string { return slices.Sorted(maps.Keys(m)) }
+
+// MessageName turns /bsn.ledger.operator.v1.MsgAdmitCity into admit-city.
+func MessageName(typeURL string) string {
+	name := typeURL[strings.LastIndexByte(typeURL, '.')+1:]
+	var b strings.Builder
+	for i, r := range strings.TrimPrefix(name, "Msg") {
+		if r >= 'A' && r <= 'Z' {
+			if i > 0 {
+				b.WriteByte('-')
+			}
+			r += 'a' - 'A'
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}

@@ -1,6 +1,7 @@
 package writer
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -41,11 +42,19 @@ func (d Admit) AnteHandle(ctx sdk.Context, tx sdk.Tx, simulate bool, next sdk.An
 	if err != nil {
 		return ctx, err
 	}
-	if _, err := d.Keeper.Lookup(ctx, address); err != nil {
+	w, err := d.Keeper.Lookup(ctx, address)
+	if err != nil {
 		return ctx, err
 	}
-	return next(ctx, tx, simulate)
+	if w.All {
+		return ctx, fmt.Errorf("%w: %s has no key of its own", ErrStranger, address)
+	}
+	return next(ctx.WithValue(writerKey{}, w), tx, simulate)
 }
+
+// writerKey is where Admit leaves who signed: after the messages the key may no
+// longer be known.
+type writerKey struct{}
 
 // Charge counts a transaction's messages, or its size if that is more. It comes
 // after the signature has been checked, so that nobody uses up somebody else's
@@ -85,11 +94,11 @@ func (k *Keeper) charge(ctx sdk.Context, tx sdk.Tx, writes int) error {
 	if err != nil {
 		return err
 	}
-	w, err := k.Lookup(ctx, address)
-	if err != nil {
-		return err
+	w, ok := ctx.Value(writerKey{}).(Writer)
+	if !ok {
+		return errors.New("transaction was not admitted")
 	}
-	return k.Spend(ctx, w, writes)
+	return k.Spend(ctx, w, address, writes)
 }
 
 func signer(tx sdk.Tx) (string, error) {

@@ -39,6 +39,11 @@ type Writer struct {
 	// Parent is the operator of a city and the portal of an account; what an
 	// account writes counts for its portal too.
 	Parent string `json:"parent,omitempty"`
+	// Threshold is how many keys of an account or operator have to agree. With more
+	// than one, a key by itself has no rights but to act with the others.
+	Threshold int `json:"threshold,omitempty"`
+	// All: the address is that of all keys together, which acts write as.
+	All bool `json:"all,omitempty"`
 }
 
 // allowance is the number of writes per hour for one writer of a kind. A message
@@ -65,7 +70,7 @@ type Keeper struct {
 	auth       authkeeper.AccountKeeper
 	parameters *parameter.Keeper
 	writers    collections.Map[string, Writer] // by address
-	used       collections.Map[string, use]    // by kind/name
+	used       collections.Map[string, use]    // by kind/name, or kind/name/address
 	ended      collections.Map[string, string] // why a writer is none any more, by kind/name
 }
 
@@ -90,7 +95,7 @@ func (k *Keeper) Register(ctx context.Context, key []byte, w Writer) (address st
 	acc := sdk.AccAddress(pub.Address())
 	address = acc.String()
 	if old, err := k.writers.Get(ctx, address); err == nil {
-		return "", fmt.Errorf("this key already belongs to %s %q", old.Kind, old.Name)
+		return "", taken(old)
 	} else if !errors.Is(err, collections.ErrNotFound) {
 		return "", fmt.Errorf("read writer: %w", err)
 	}
@@ -131,39 +136,50 @@ func (k *Keeper) End(ctx context.Context, kind bsn.Kind, name, reason string) er
 	return k.ended.Set(ctx, Writer{Kind: kind, Name: name}.id(), reason)
 }
 
-// As returns the writer behind an address if it is of one of the kinds.
+// As returns the writer behind an address if it is of one of the kinds and may
+// write by itself.
 func (k *Keeper) As(ctx context.Context, address string, kinds ...bsn.Kind) (Writer, error) {
 	w, err := k.Lookup(ctx, address)
 	if err != nil {
 		return w, err
 	}
 	for _, kind := range kinds {
-		if w.Kind == kind {
-			return w, nil
+		if w.Kind != kind {
+			continue
 		}
+		if w.Threshold > 1 {
+			return w, fmt.Errorf("%w: %d keys of %s %q have to agree, this is one: propose an act", ErrStranger, w.Threshold, w.Kind, w.Name)
+		}
+		return w, nil
 	}
 	return w, fmt.Errorf("%w: it takes the key of a%s, and %s is the %s %q", ErrStranger, anyOf(kinds), address, w.Kind, w.Name)
 }
 
-// Spend counts writes against the writer's allowance and that of its portal.
-// Error: ErrAllowance.
-func (k *Keeper) Spend(ctx context.Context, w Writer, writes int) error {
+// Spend counts writes by an address against the allowance of the writer that it is,
+// and that of its portal. Where several keys have to agree, each has the allowance to
+// itself: one that fell into wrong hands does not silence the others. Error:
+// ErrAllowance.
+func (k *Keeper) Spend(ctx context.Context, w Writer, address string, writes int) error {
 	p, err := k.parameters.Get(ctx)
 	if err != nil {
 		return fmt.Errorf("read allowance: %w", err)
 	}
-	if err := k.spend(ctx, w, allowance(p, w.Kind), writes); err != nil {
+	id := w.id()
+	if w.Threshold > 1 {
+		id += "/" + address
+	}
+	if err := k.spend(ctx, w, id, allowance(p, w.Kind), writes); err != nil {
 		return err
 	}
 	if w.Kind == bsn.KindAccount {
-		return k.spend(ctx, Writer{Kind: bsn.KindPortal, Name: w.Parent}, p.PortalWrites, writes)
+		portal := Writer{Kind: bsn.KindPortal, Name: w.Parent}
+		return k.spend(ctx, portal, portal.id(), p.PortalWrites, writes)
 	}
 	return nil
 }
 
-func (k *Keeper) spend(ctx context.Context, w Writer, limit int64, writes int) error {
+func (k *Keeper) spend(ctx context.Context, w Writer, id string, limit int64, writes int) error {
 	now := sdk.UnwrapSDKContext(ctx).BlockTime().Unix()
-	id := w.id()
 	u, err := k.used.Get(ctx, id)
 	if err != nil && !errors.Is(err, collections.ErrNotFound) {
 		return fmt.Errorf("read use: %w", err)

@@ -561,9 +561,12 @@ func (x *WriterRequest) GetAddress() string {
 }
 
 type WriterResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Network       string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
-	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Network string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	Number  uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// The address that stands for all keys of the account or operator, if it takes
+	// more than one of them to write.
+	Identity      string `protobuf:"bytes,3,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -610,6 +613,13 @@ func (x *WriterResponse) GetNumber() uint64 {
 		return x.Number
 	}
 	return 0
+}
+
+func (x *WriterResponse) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
 }
 
 type SubmitRequest struct {
@@ -1678,10 +1688,11 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\fLogsResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\")\n" +
 	"\rWriterRequest\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\"B\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\"^\n" +
 	"\x0eWriterResponse\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\x1f\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1a\n" +
+	"\bidentity\x18\x03 \x01(\tR\bidentity\"\x1f\n" +
 	"\rSubmitRequest\x12\x0e\n" +
 	"\x02tx\x18\x01 \x01(\fR\x02tx\"P\n" +
 	"\x0eSubmitResponse\x12\x16\n" +
