@@ -42,7 +42,7 @@ type daemon struct {
 	frameworks map[string]bsn.Framework
 	log        *slog.Logger
 
-	ledger    *ledger.Node
+	ledger    *ledger.Holder
 	client    *ledger.Client
 	artifacts *artifact.Store
 	runtime   bsn.Runtime
@@ -91,7 +91,7 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	}
 	d.runtime = run
 	defer func() { err = errors.Join(err, run.Close()) }()
-	if d.ledger, err = ledger.Start(ledger.NodeConfig{
+	if d.ledger, err = ledger.Hold(ledger.NodeConfig{
 		Home: h.ledger(), Listen: d.addr(bsn.PortLedger), Peers: d.state.Peers, Log: d.log.With("part", "ledger"),
 	}); err != nil {
 		return err
@@ -211,7 +211,7 @@ func (d *daemon) rotateLog(ctx context.Context) {
 // lockTries and lockPause are how often, and after which pauses, a daemon tries to
 // be its city's only one.
 const (
-	lockTries = 20
+	lockTries = 100
 	lockPause = 10 * time.Millisecond
 )
 

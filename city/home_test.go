@@ -147,7 +147,7 @@ func founder(t *testing.T) (d *daemon, operator *ledger.Client, url string) {
 	if d.key, err = key.Load(h.keyFile()); err != nil {
 		t.Fatal(err)
 	}
-	if d.ledger, err = ledger.Start(ledger.NodeConfig{Home: h.ledger(), Listen: "127.0.0.1:0", Log: d.log}); err != nil {
+	if d.ledger, err = ledger.Hold(ledger.NodeConfig{Home: h.ledger(), Listen: "127.0.0.1:0", Log: d.log}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { d.ledger.Stop() })

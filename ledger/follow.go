@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
@@ -97,26 +98,31 @@ func (w *waiting) next() (int64, <-chan struct{}) {
 // Follow implements bsn.Ledger.
 func (n *Node) Follow(ctx context.Context, from int64) iter.Seq2[bsn.Block, error] {
 	return func(yield func(bsn.Block, error) bool) {
-		if base := n.comet.BlockStore().Base(); from < base {
-			yield(bsn.Block{}, fmt.Errorf("follow from %d: the oldest block here is %d: %w", from, base, bsn.ErrPruned))
-			return
+		for ; ctx.Err() == nil; from++ {
+			b, err := n.next(ctx, from)
+			if ctx.Err() != nil || !yield(b, err) || err != nil {
+				return
+			}
 		}
-		for {
-			latest, more := n.waiting.next()
-			for ; from <= latest; from++ {
-				b, err := n.block(ctx, from)
-				if !yield(b, err) || err != nil {
-					return
-				}
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-n.comet.Quit():
-				yield(bsn.Block{}, fmt.Errorf("follow: the ledger node stopped"))
-				return
-			case <-more:
-			}
+	}
+}
+
+// next waits for the block of a height and returns it. Error: bsn.ErrPruned.
+func (n *Node) next(ctx context.Context, height int64) (bsn.Block, error) {
+	if base := n.comet.BlockStore().Base(); height < base {
+		return bsn.Block{}, fmt.Errorf("follow from %d: the oldest block here is %d: %w", height, base, bsn.ErrPruned)
+	}
+	for {
+		latest, more := n.waiting.next()
+		if height <= latest {
+			return n.block(ctx, height)
+		}
+		select {
+		case <-ctx.Done():
+			return bsn.Block{}, fmt.Errorf("follow: %w", ctx.Err())
+		case <-n.comet.Quit():
+			return bsn.Block{}, errors.New("follow: the ledger node stopped")
+		case <-more:
 		}
 	}
 }

@@ -205,7 +205,8 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 		return fmt.Errorf("start ledger node: %w", err)
 	}
 	n.local = local.New(n.comet)
-	height := n.comet.BlockStore().Height()
+	// Not that of the newest block kept, which may be about to be executed.
+	height := n.app.LastBlockHeight()
 	n.waiting.height, n.waiting.block = height, make(chan struct{})
 	ctx, cancel := context.WithCancel(context.Background())
 	n.end, n.ended = cancel, make(chan struct{})
@@ -247,6 +248,13 @@ func (n *Node) Dial(peer string) error {
 	return nil
 }
 
+// dialled lists the peers that the node keeps connected to.
+func (n *Node) dialled() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.peers)
+}
+
 // Status is what the node knows of itself and the ledger.
 type Status struct {
 	Network    string
@@ -257,6 +265,10 @@ type Status struct {
 	Syncing    bool
 	// Halted: no block for three heartbeats.
 	Halted bool
+	// Restarting: the node is not there for the moment; Error says why it does not
+	// come back. The rest is what was known before.
+	Restarting bool
+	Error      string
 }
 
 // Status asks the node.

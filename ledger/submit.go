@@ -156,15 +156,50 @@ func (n *Node) Submit(ctx context.Context, tx []byte) (Result, error) {
 	case <-n.comet.Quit():
 		return Result{}, errors.New("wait for block: the ledger node stopped")
 	case r := <-done:
-		if r.result.Code != 0 {
-			return Result{}, refused(r.result.Log)
-		}
-		return Result{Height: r.height, Hash: hex.EncodeToString(hash[:]), Data: r.result.Data}, nil
+		return r.outcome(hash)
 	}
 }
 
+// repeatWait is how long a refused transaction is looked for in new blocks.
+const repeatWait = 2 * time.Second
+
+// submitAgain is Submit for a transaction that may have been handed in before, to a
+// node that has forgotten it since.
+func (n *Node) submitAgain(ctx context.Context, tx []byte) (Result, error) {
+	if err := n.Ready(ctx); err != nil {
+		return Result{}, err
+	}
+	hash := sha256.Sum256(tx)
+	if r, ok := n.recent(ctx, hash); ok {
+		return r.outcome(hash)
+	}
+	res, err := n.Submit(ctx, tx)
+	if !errors.Is(err, ErrRefused) {
+		return res, err
+	}
+	// It may be in the block that is just being executed, and count as a repetition.
+	for end := time.Now().Add(repeatWait); time.Now().Before(end) && ctx.Err() == nil; {
+		if r, ok := n.recent(ctx, hash); ok {
+			return r.outcome(hash)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(repeatWait / 20):
+		}
+	}
+	return res, err
+}
+
+func (r txResult) outcome(hash [32]byte) (Result, error) {
+	if r.result.Code != 0 {
+		return Result{}, refused(r.result.Log)
+	}
+	return Result{Height: r.height, Hash: hex.EncodeToString(hash[:]), Data: r.result.Data}, nil
+}
+
 // recent looks for a transaction in the blocks of the last minute: who lost the
-// answer asks again with the same bytes.
+// answer asks again with the same bytes. Where it came into two blocks, the earlier
+// one counts: in the later it was refused as a repetition.
 func (n *Node) recent(ctx context.Context, hash [32]byte) (r txResult, found bool) {
 	var newest time.Time
 	for h := n.app.LastBlockHeight(); h > 0 && ctx.Err() == nil; h-- {
@@ -184,12 +219,14 @@ func (n *Node) recent(ctx context.Context, hash [32]byte) (r txResult, found boo
 			}
 			res, err := n.local.BlockResults(ctx, &h)
 			if err != nil {
-				return r, false
+				return r, found
 			}
-			return txResult{h, res.TxsResults[i]}, true
+			if r, found = (txResult{h, res.TxsResults[i]}), true; r.result.Code == 0 {
+				return r, true
+			}
 		}
 	}
-	return r, false
+	return r, found
 }
 
 func (w *waiting) add(hash [32]byte) chan txResult {

@@ -22,12 +22,22 @@ const artifactPath = "/artifacts/"
 // submitTimeout is how long a caller's transaction may take into a block.
 const submitTimeout = 45 * time.Second
 
+// Ledger is the city's own ledger node.
+type Ledger interface {
+	bsn.Ledger
+	ledger.Conn
+	ledger.Source
+	// Who tells what kind of writer an address is, by what name and under whom.
+	// Error: ledger.ErrStranger.
+	Who(address string) (kind bsn.Kind, name, parent string, err error)
+}
+
 // City is what the API serves.
 type City struct {
 	Network, Name, Operator string
 	// GatewaySecret lets the city's own gateway read the records.
 	GatewaySecret string
-	Ledger        *ledger.Node
+	Ledger        Ledger
 	// Artifacts serves /artifacts/{hash}.
 	Artifacts http.Handler
 	// Fetch brings an artifact here from another city, if it is not here yet.

@@ -161,6 +161,9 @@ func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *city
 	if r.Ledger.Syncing {
 		ills = append(ills, "its ledger node is catching up")
 	}
+	if r.Ledger.Restarting {
+		ills = append(ills, strings.TrimSuffix("its ledger node is restarting: "+r.Ledger.Error, ": "))
+	}
 	for _, n := range r.Nodes {
 		out.Nodes = append(out.Nodes, nodeStatus{n.Id, n.Chain, n.State, n.Healthy, n.Height, int(n.Peers), int(n.Pid), int(n.Restarts), n.Adopted, n.Error})
 		if !n.Healthy {

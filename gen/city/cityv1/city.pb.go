@@ -138,11 +138,15 @@ type LedgerStatus struct {
 	Network string                 `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
 	Height  int64                  `protobuf:"varint,2,opt,name=height,proto3" json:"height,omitempty"`
 	// Unix milliseconds.
-	Time          int64 `protobuf:"varint,3,opt,name=time,proto3" json:"time,omitempty"`
-	Peers         int32 `protobuf:"varint,4,opt,name=peers,proto3" json:"peers,omitempty"`
-	Syncing       bool  `protobuf:"varint,5,opt,name=syncing,proto3" json:"syncing,omitempty"`
-	Validators    int32 `protobuf:"varint,6,opt,name=validators,proto3" json:"validators,omitempty"`
-	Halted        bool  `protobuf:"varint,7,opt,name=halted,proto3" json:"halted,omitempty"`
+	Time       int64 `protobuf:"varint,3,opt,name=time,proto3" json:"time,omitempty"`
+	Peers      int32 `protobuf:"varint,4,opt,name=peers,proto3" json:"peers,omitempty"`
+	Syncing    bool  `protobuf:"varint,5,opt,name=syncing,proto3" json:"syncing,omitempty"`
+	Validators int32 `protobuf:"varint,6,opt,name=validators,proto3" json:"validators,omitempty"`
+	Halted     bool  `protobuf:"varint,7,opt,name=halted,proto3" json:"halted,omitempty"`
+	// The ledger node is not there for the moment: the rest is what was known
+	// before, and error says why it does not come back.
+	Restarting    bool   `protobuf:"varint,8,opt,name=restarting,proto3" json:"restarting,omitempty"`
+	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -224,6 +228,20 @@ func (x *LedgerStatus) GetHalted() bool {
 		return x.Halted
 	}
 	return false
+}
+
+func (x *LedgerStatus) GetRestarting() bool {
+	if x != nil {
+		return x.Restarting
+	}
+	return false
+}
+
+func (x *LedgerStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
 }
 
 type NodeStatus struct {
@@ -1652,7 +1670,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x121\n" +
 	"\x06ledger\x18\x03 \x01(\v2\x19.bsn.city.v1.LedgerStatusR\x06ledger\x12-\n" +
 	"\x05nodes\x18\x04 \x03(\v2\x17.bsn.city.v1.NodeStatusR\x05nodes\x124\n" +
-	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\"\xbc\x01\n" +
+	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\"\xf2\x01\n" +
 	"\fLedgerStatus\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\x03R\x06height\x12\x12\n" +
@@ -1662,7 +1680,11 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\n" +
 	"validators\x18\x06 \x01(\x05R\n" +
 	"validators\x12\x16\n" +
-	"\x06halted\x18\a \x01(\bR\x06halted\"\xee\x01\n" +
+	"\x06halted\x18\a \x01(\bR\x06halted\x12\x1e\n" +
+	"\n" +
+	"restarting\x18\b \x01(\bR\n" +
+	"restarting\x12\x14\n" +
+	"\x05error\x18\t \x01(\tR\x05error\"\xee\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
