@@ -57,7 +57,7 @@ func rpc(ts *testscript.TestScript, args []string) (output, error) {
 		}
 		url = strings.TrimSpace(o.stdout)
 	}
-	o, _, err := post(url, request(args[1:]))
+	o, _, err := post(ts, url, request(args[1:]))
 	if err != nil {
 		return o, err
 	}
@@ -88,11 +88,11 @@ func answer(o output) (output, error) {
 	return o, nil
 }
 
-func post(url, body string) (output, http.Header, error) {
-	return send(http.MethodPost, url, http.Header{"Content-Type": {"application/json"}}, body)
+func post(ts *testscript.TestScript, url, body string) (output, http.Header, error) {
+	return send(ts, http.MethodPost, url, http.Header{"Content-Type": {"application/json"}}, body)
 }
 
-func send(method, url string, header http.Header, body string) (output, http.Header, error) {
+func send(ts *testscript.TestScript, method, url string, header http.Header, body string) (output, http.Header, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
@@ -100,7 +100,7 @@ func send(method, url string, header http.Header, body string) (output, http.Hea
 		return output{}, nil, err
 	}
 	r.Header = header
-	res, err := http.DefaultClient.Do(r)
+	res, err := client(ts).Do(r)
 	if err != nil {
 		return output{}, nil, err
 	}
@@ -115,7 +115,7 @@ func send(method, url string, header http.Header, body string) (output, http.Hea
 	return output{string(text), head.String()}, res.Header, nil
 }
 
-func httpCommand(_ *testscript.TestScript, args []string) (output, error) {
+func httpCommand(ts *testscript.TestScript, args []string) (output, error) {
 	method, url, body, header := http.MethodGet, "", "", http.Header{}
 	for i := 0; i < len(args); i++ {
 		switch a := args[i]; {
@@ -136,7 +136,7 @@ func httpCommand(_ *testscript.TestScript, args []string) (output, error) {
 	if url == "" {
 		return output{}, errors.New("usage: http [METHOD] URL [-H HEADER] [-d BODY]")
 	}
-	o, _, err := send(method, url, header, body)
+	o, _, err := send(ts, method, url, header, body)
 	return o, err
 }
 
@@ -168,7 +168,7 @@ func ipc(ts *testscript.TestScript, args []string) (output, error) {
 	return answer(output{stdout: string(text) + "\n"})
 }
 
-func forget(_ *testscript.TestScript, args []string) (output, error) {
+func forget(ts *testscript.TestScript, args []string) (output, error) {
 	if len(args) < 2 {
 		return output{}, errors.New("usage: forget BLOCK URL…")
 	}
@@ -181,7 +181,7 @@ func forget(_ *testscript.TestScript, args []string) (output, error) {
 	for left := args[1:]; len(left) > 0; {
 		var still []string
 		for _, url := range left {
-			o, header, err := post(url, request([]string{"eth_chainId"}))
+			o, header, err := post(ts, url, request([]string{"eth_chainId"}))
 			if err != nil {
 				return o, err
 			}

@@ -21,9 +21,10 @@ import (
 
 // Bounds that a working network never meets.
 const (
-	awaitTimeout = 3 * time.Minute
-	callTimeout  = time.Minute
-	awaitPause   = 200 * time.Millisecond
+	awaitTimeout   = 3 * time.Minute
+	callTimeout    = time.Minute
+	programTimeout = 10 * time.Minute
+	awaitPause     = 200 * time.Millisecond
 )
 
 // output is what a command printed.
@@ -52,10 +53,14 @@ type action func(ts *testscript.TestScript, args []string) (output, error)
 //	processes                  the network's processes on this machine, one a line
 //	blocks WHERE NUMBER        waits until the chain has that many more blocks than now
 //	network NAME               a place for one more network: $NAME_HOME and $NAME_NET
+//	supervise CITY…            from now on the cities' daemons are started again whenever they end
+//	kill COUNT CITY…           so many times kill -9 of a process of these cities, at random times, each at least once
+//	traffic start FOLDER       from now on calls, records, keys and publications of the app in FOLDER without a pause
+//	traffic stop               ends them, and looks whether all that was acknowledged is there: see traffic_test.go
 var actions = map[string]action{
 	"bsn": bsnCommand, "signup": signup, "rpc": rpc, "gateway": gatewayCommand, "http": httpCommand, "ipc": ipc,
 	"as": as, "forget": forget, "interrupt": interrupt, "pid": pid, "sigkill": sigkill, "processes": listProcesses,
-	"blocks": blocks, "network": another,
+	"blocks": blocks, "network": another, "supervise": supervise, "kills": kills, "traffic": trafficCommand,
 }
 
 // check judges what the command before printed.
@@ -83,7 +88,8 @@ var checks = map[string]check{
 //	let NAME COMMAND …                sets $NAME to what the command prints; COMMAND may also be json PATH or
 //	                                  stdout REGEXP, whose group is taken from what the command before printed
 //
-// COMMAND may be exec there too.
+// COMMAND may be exec there too, and the commands of scripts with several hosts
+// are in hosts_test.go.
 var commands = func() map[string]func(*testscript.TestScript, bool, []string) {
 	m := map[string]func(*testscript.TestScript, bool, []string){
 		"await": await, "let": let,
@@ -91,11 +97,13 @@ var commands = func() map[string]func(*testscript.TestScript, bool, []string) {
 			verdict(ts, neg, checkJSON(output{stdout: ts.ReadFile("stdout")}, args))
 		},
 	}
-	for name, do := range actions {
-		m[name] = func(ts *testscript.TestScript, neg bool, args []string) {
-			o, err := do(ts, args)
-			printed(ts, o)
-			verdict(ts, neg, err)
+	for _, some := range []map[string]action{actions, hostActions, {"on": on}} {
+		for name, do := range some {
+			m[name] = func(ts *testscript.TestScript, neg bool, args []string) {
+				o, err := do(ts, args)
+				printed(ts, o)
+				verdict(ts, neg, err)
+			}
 		}
 	}
 	return m
@@ -188,7 +196,10 @@ func let(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func actionOf(name string) action {
-	if name == "exec" {
+	switch name {
+	case "on":
+		return on
+	case "exec":
 		return func(ts *testscript.TestScript, args []string) (output, error) {
 			return runProgram(ts, args[0], args[1:]...)
 		}
@@ -207,30 +218,57 @@ func matches(text string, args []string) error {
 	return nil
 }
 
-// program is a command in the script's folder and environment.
-func program(ctx context.Context, ts *testscript.TestScript, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "env", append([]string{name}, args...)...) // found on the script's PATH
-	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = []string{"PWD=" + cmd.Dir}
+// place is where programs run: a folder, an environment and, with virtual hosts,
+// a host.
+type place struct {
+	enter, env []string
+	dir        string
+}
+
+// placeOf is where a script is, as it is now.
+func placeOf(ts *testscript.TestScript) place {
+	p := place{enter: enter(ts), dir: ts.MkAbs(".")}
+	p.env = []string{"PWD=" + p.dir}
 	for _, kv := range os.Environ() {
 		if name, _, _ := strings.Cut(kv, "="); passedOn.MatchString(name) {
-			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+			p.env = append(p.env, name+"="+ts.Getenv(name))
 		}
 	}
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "BSN_HOME", "BSN_SOFTWARE_SOURCE"} {
-		cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+		p.env = append(p.env, name+"="+ts.Getenv(name))
 	}
+	return p
+}
+
+func (p place) program(ctx context.Context, name string, args ...string) *exec.Cmd {
+	words := append(slices.Clone(p.enter), "env", name) // env finds it on the PATH
+	cmd := exec.CommandContext(ctx, words[0], append(words[1:], args...)...)
+	cmd.Dir, cmd.Env = p.dir, p.env
 	return cmd
 }
 
-func runProgram(ts *testscript.TestScript, name string, args ...string) (output, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
+// run runs a program to its end.
+func (p place) run(ctx context.Context, name string, args ...string) (output, error) {
 	var stdout, stderr bytes.Buffer
-	cmd := program(ctx, ts, name, args...)
+	cmd := p.program(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
 	return output{stdout.String(), stderr.String()}, err
+}
+
+// bsn runs the bsn of this tree.
+func (p place) bsn(ctx context.Context, args ...string) (output, error) {
+	bin, err := bsnBinary()
+	if err != nil {
+		return output{}, err
+	}
+	return p.run(ctx, bin, args...)
+}
+
+func runProgram(ts *testscript.TestScript, name string, args ...string) (output, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), programTimeout)
+	defer cancel()
+	return placeOf(ts).run(ctx, name, args...)
 }
 
 func bsnCommand(ts *testscript.TestScript, args []string) (output, error) {
@@ -283,7 +321,7 @@ func interrupt(ts *testscript.TestScript, args []string) (output, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), awaitTimeout)
 	defer cancel()
 	w := &watcher{pattern: re, seen: cancel}
-	cmd := program(ctx, ts, bin, args[2:]...) // a cancelled context is kill -9
+	cmd := placeOf(ts).program(ctx, bin, args[2:]...) // a cancelled context is kill -9
 	cmd.Stderr = w
 	err = cmd.Run()
 	if !w.matched { // that it was quicker than the kill after a match is no failure
@@ -311,7 +349,11 @@ func (w *watcher) Write(b []byte) (int, error) {
 }
 
 func find(ts *testscript.TestScript, city, part string) (proc, error) {
-	for _, p := range processes(ts.Getenv("BSN_HOME")) {
+	return findPart(ts.Getenv("BSN_HOME"), city, part)
+}
+
+func findPart(home, city, part string) (proc, error) {
+	for _, p := range processes(home) {
 		if p.city == city && p.part == part {
 			return p, nil
 		}

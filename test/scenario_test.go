@@ -5,7 +5,8 @@
 //
 // Scenarios in scenarios/shared/ destroy nothing and have one network together,
 // in which each is a developer with a home folder and accounts of its own. Each
-// of scenarios/own/ has a network to itself.
+// of scenarios/own/ has a network to itself, and each of scenarios/hosts/ virtual
+// hosts. What a line with [long] says is done if BSN_LONG is set.
 package test
 
 import (
@@ -89,6 +90,12 @@ func runScenarios(t *testing.T, folder string, setup func(*testscript.Env) error
 	}
 	p := testscript.Params{
 		Dir: folder, Cmds: commands, RequireUniqueNames: true,
+		Condition: func(name string) (bool, error) {
+			if name != "long" {
+				return false, fmt.Errorf("no condition %q", name)
+			}
+			return os.Getenv("BSN_LONG") != "", nil
+		},
 		Setup: func(env *testscript.Env) error {
 			passOn(env)
 			env.Values[testKey{}] = env.T().(sequential).T

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -63,6 +64,9 @@ type Host struct {
 	// tun is the wire's end of its interface.
 	tun *os.File
 	nat *nat // nil without a router
+	// anchor is a process that does nothing, so that the host can be found and
+	// ended if this process is killed.
+	anchor *exec.Cmd
 }
 
 // New makes a network without hosts. What a former process of this machine made
@@ -107,6 +111,11 @@ func (n *Network) Add(name string, router bool) (*Host, error) {
 	}
 	n.hosts = append(n.hosts, h)
 	n.wire.plug(h)
+	words := append(h.Enter(), "sleep", "infinity")
+	h.anchor = exec.Command(words[0], words[1:]...)
+	if err := h.anchor.Start(); err != nil {
+		return nil, fmt.Errorf("make host %q: %w", name, err)
+	}
 	return h, nil
 }
 
@@ -201,19 +210,25 @@ func (h *Host) Enter() []string {
 	return []string{"nsenter", "--net=" + h.Namespace(), "--", "env", marker + "=" + self()}
 }
 
-// Processes are the ids of all that runs on the host.
+// Processes are the ids of all that was started on the host and runs.
 func (h *Host) Processes() ([]int, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(h.ns.Fd()), &st); err != nil {
 		return nil, err
 	}
-	return inNamespaces(map[uint64]bool{st.Ino: true}), nil
+	all := inNamespaces(map[uint64]bool{st.Ino: true})
+	return slices.DeleteFunc(all, func(pid int) bool { return pid == h.anchor.Process.Pid }), nil
 }
 
 // Close kills what still runs on the hosts and takes them away.
 func (n *Network) Close() error {
 	var err error
 	for _, h := range n.hosts {
+		if h.anchor.Process == nil {
+			continue // it was not made whole
+		}
+		h.anchor.Process.Kill()
+		h.anchor.Wait() // killed, which is no error here
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 			left, e := h.Processes()
 			if e != nil || len(left) == 0 {
