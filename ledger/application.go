@@ -97,11 +97,12 @@ func newCoder() (coder, error) {
 type application struct {
 	*baseapp.BaseApp
 	coder
-	auth    authkeeper.AccountKeeper
-	manager *module.Manager
-	tables  map[bsn.Kind]record.Reader
-	writers *writer.Keeper
-	stores  map[string]*storetypes.KVStoreKey
+	auth      authkeeper.AccountKeeper
+	manager   *module.Manager
+	tables    map[bsn.Kind]record.Reader
+	writers   *writer.Keeper
+	operators *operator.Keeper
+	stores    map[string]*storetypes.KVStoreKey
 }
 
 // newApplication wires the modules by hand, so that one page shows them all.
@@ -136,7 +137,7 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 	apps := app.NewKeeper(store(app.StoreKey), writers, operators, chains, accounts)
 	identities := identity.NewKeeper(store(identity.StoreKey), c.codec, base.MsgServiceRouter(), writers, operators, accounts, by)
 
-	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, stores: keys, tables: map[bsn.Kind]record.Reader{}}
+	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, operators: operators, stores: keys, tables: map[bsn.Kind]record.Reader{}}
 	for _, t := range []record.Reader{
 		operators.Operators, operators.Cities, proposals.Proposals, chains.Chains,
 		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps, identities.Acts, parameters.Records,

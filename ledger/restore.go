@@ -92,18 +92,9 @@ func (r *restore) finish(blocks [3]*cmttypes.LightBlock, initial int64) error {
 		return fmt.Errorf("read state: %w", err)
 	}
 	// All parameters are part of the state; the header covers only some of them.
-	p := r.app.GetConsensusParams(ctx)
-	if p.Block == nil || p.Evidence == nil || p.Validator == nil {
-		return fmt.Errorf("%w: it has no consensus parameters", errBroken)
-	}
-	params := cmttypes.ConsensusParams{
-		Block: cmttypes.BlockParams{MaxBytes: p.Block.MaxBytes, MaxGas: p.Block.MaxGas},
-		Evidence: cmttypes.EvidenceParams{
-			MaxAgeNumBlocks: p.Evidence.MaxAgeNumBlocks, MaxAgeDuration: p.Evidence.MaxAgeDuration, MaxBytes: p.Evidence.MaxBytes,
-		},
-		Validator: cmttypes.ValidatorParams{PubKeyTypes: p.Validator.PubKeyTypes},
-		Version:   cmttypes.VersionParams{App: p.GetVersion().GetApp()},
-		ABCI:      cmttypes.ABCIParams{VoteExtensionsEnableHeight: p.GetAbci().GetVoteExtensionsEnableHeight()},
+	params, err := consensusParams(r.app.GetConsensusParams(ctx))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errBroken, err)
 	}
 	if !bytes.Equal(params.Hash(), blocks[1].ConsensusHash) {
 		return fmt.Errorf("%w: consensus parameters differ from block %d", errBroken, blocks[1].Height)
@@ -121,7 +112,7 @@ func (r *restore) finish(blocks [3]*cmttypes.LightBlock, initial int64) error {
 		AppHash: blocks[1].AppHash, LastResultsHash: blocks[1].LastResultsHash,
 		LastValidators: blocks[0].ValidatorSet, Validators: blocks[1].ValidatorSet, NextValidators: blocks[2].ValidatorSet,
 		LastHeightValidatorsChanged: blocks[2].Height,
-		ConsensusParams:             params, LastHeightConsensusParamsChanged: blocks[1].Height,
+		ConsensusParams:             *params, LastHeightConsensusParamsChanged: blocks[1].Height,
 	}, blocks[0].Commit)
 }
 

@@ -39,19 +39,30 @@ func (k *Keeper) init(ctx sdk.Context, g genesis) error {
 			return fmt.Errorf("store writer %s: %w", id, err)
 		}
 	}
+	for _, id := range record.SortedKeys(g.Used) {
+		if err := k.used.Set(ctx, id, g.Used[id]); err != nil {
+			return fmt.Errorf("store writer %s: %w", id, err)
+		}
+	}
 	return nil
 }
 
 func (k *Keeper) export(ctx sdk.Context) (g genesis, err error) {
-	g.Writers, g.Ended = map[string]Writer{}, map[string]string{}
+	g.Writers, g.Ended, g.Used = map[string]Writer{}, map[string]string{}, map[string]use{}
 	if err := k.writers.Walk(ctx, nil, func(address string, w Writer) (bool, error) {
 		g.Writers[address] = w
 		return false, nil
 	}); err != nil {
 		return g, err
 	}
-	return g, k.ended.Walk(ctx, nil, func(id, reason string) (bool, error) {
+	if err := k.ended.Walk(ctx, nil, func(id, reason string) (bool, error) {
 		g.Ended[id] = reason
+		return false, nil
+	}); err != nil {
+		return g, err
+	}
+	return g, k.used.Walk(ctx, nil, func(id string, u use) (bool, error) {
+		g.Used[id] = u
 		return false, nil
 	})
 }

@@ -217,4 +217,6 @@ func anyOf(kinds []bsn.Kind) string {
 type genesis struct {
 	Writers map[string]Writer `json:"writers,omitempty"`
 	Ended   map[string]string `json:"ended,omitempty"`
+	// Used is what writers have used up of their allowance.
+	Used map[string]use `json:"used,omitempty"`
 }
