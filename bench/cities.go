@@ -77,6 +77,7 @@ const grownNetwork = "bsn-grown"
 type grown struct {
 	*local
 	cities []member
+	api    map[string]string // of the cities that are active
 }
 
 // grow founds a network and has n-1 cities join, as many at a time as there are
@@ -163,8 +164,12 @@ func (g *grown) client(i int, operator string) (*api.Client, key.Key, error) {
 	if err != nil {
 		return nil, k, err
 	}
-	url := "http://" + bsn.HostPort(g.net.Addr(i+1, bsn.ServiceCity), bsn.PortAPI)
-	return api.Dial(url, grownNetwork, g.cities[i].city, k), k, nil
+	name := g.cities[i].city
+	url, ok := g.api[name]
+	if !ok { // the founder's
+		url = "http://" + bsn.HostPort(g.net.Addr(1, bsn.ServiceCity), bsn.PortAPI)
+	}
+	return api.Dial(url, grownNetwork, name, k), k, nil
 }
 
 // vote has every operator say yes to everything, until ctx ends.
@@ -235,7 +240,13 @@ func (g *grown) active(ctx context.Context, n int) error {
 			return err
 		}
 		cities, err := records[bsn.City](ctx, reader, bsn.KindCity)
-		if err == nil && len(slices.DeleteFunc(cities, func(c bsn.City) bool { return c.Status != bsn.CityActive })) >= n {
+		g.api = map[string]string{}
+		for _, c := range cities {
+			if c.Status == bsn.CityActive {
+				g.api[c.Name] = c.API
+			}
+		}
+		if err == nil && len(g.api) >= n {
 			return nil
 		}
 		if err := pause(ctx, 300*time.Millisecond); err != nil {
