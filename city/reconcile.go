@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -104,7 +104,7 @@ func (d *daemon) step(ctx context.Context, v view) {
 		say = append(say, ledger.UpdateCity(c.API, c.Gateway, c.Link))
 	}
 	d.try("gateway", d.startGateway(ctx))
-	d.try("peers", d.dial(v))
+	d.try("peers", d.connect(v, self))
 	say = append(say, d.chains(ctx, v, self)...)
 	say = append(say, d.apps(ctx, v, self)...)
 	d.say(ctx, say)
@@ -149,20 +149,21 @@ func (d *daemon) sayTogether(ctx context.Context, messages []ledger.Message) {
 	}
 }
 
-// dial connects to the ledger nodes of cities that were admitted since.
-func (d *daemon) dial(v view) error {
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(v.cities)) {
-		c := v.cities[name]
-		if name == d.home.Name || c.Status != bsn.CityActive || !d.asked.changed("peer", name, d.peer(c)) {
-			continue
-		}
-		if err := d.ledger.Dial(d.peer(c)); err != nil {
-			d.asked.forget("peer", name)
-			errs = append(errs, fmt.Errorf("city %q: %w", name, err))
-		}
+// connect keeps the ledger node connected to those of its neighbours.
+func (d *daemon) connect(v view, self bsn.City) error {
+	var peers []string
+	for _, c := range neighbours(self, v.cities) {
+		peers = append(peers, d.peer(c))
 	}
-	return errors.Join(errs...)
+	// With none known yet it stays with those that it joined through.
+	if len(peers) == 0 || !d.asked.changed("peers", "", strings.Join(peers, ",")) {
+		return nil
+	}
+	err := d.ledger.Connect(peers)
+	if err != nil {
+		d.asked.forget("peers", "")
+	}
+	return err
 }
 
 // peer is where the ledger's nodes reach a city's, "id@host:port": at its virtual

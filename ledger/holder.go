@@ -215,10 +215,10 @@ func use[T any](ctx context.Context, h *Holder, wait time.Duration, f func(ctx c
 // Network is the ledger's chain id.
 func (h *Holder) Network() string { return h.network }
 
-// Dial connects to a further peer and keeps connected to it, over restarts too.
-func (h *Holder) Dial(peer string) error {
+// Connect is Node's, and holds over restarts.
+func (h *Holder) Connect(peers []string) error {
 	_, err := use(context.Background(), h, restartWait, func(_ context.Context, n *Node, _ bool) (struct{}, error) {
-		return struct{}{}, n.Dial(peer)
+		return struct{}{}, n.Connect(peers)
 	})
 	return err
 }

@@ -230,20 +230,19 @@ func (n *Node) Stop() error {
 // Network is the ledger's chain id.
 func (n *Node) Network() string { return n.network }
 
-// Dial connects to a further peer, "id@host:port", and keeps connected to it.
-func (n *Node) Dial(peer string) error {
+// Connect makes these the peers, "id@host:port", that the node keeps connected to,
+// in place of those that it was told before.
+func (n *Node) Connect(peers []string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.comet.Switch()
-	// The switch forgets the peers that it is not told again.
-	id, _, _ := strings.Cut(peer, "@")
-	all := append(slices.DeleteFunc(slices.Clone(n.peers), func(p string) bool { return strings.HasPrefix(p, id+"@") }), peer)
-	if err := s.AddPersistentPeers(all); err != nil {
-		return fmt.Errorf("add peer: %w", err)
+	if err := s.AddPersistentPeers(peers); err != nil { // which forgets those of before
+		return fmt.Errorf("set peers: %w", err)
 	}
-	n.peers = all
-	if err := s.DialPeersAsync([]string{peer}); err != nil {
-		return fmt.Errorf("dial peer: %w", err)
+	fresh := slices.DeleteFunc(slices.Clone(peers), func(p string) bool { return slices.Contains(n.peers, p) })
+	n.peers = slices.Clone(peers)
+	if err := s.DialPeersAsync(fresh); err != nil {
+		return fmt.Errorf("dial peers: %w", err)
 	}
 	return nil
 }
