@@ -370,7 +370,7 @@ func stopTraffic(ts *testscript.TestScript) (output, error) {
 	}
 	// A city that was hit last may still be catching up.
 	for deadline := time.Now().Add(awaitTimeout); ; time.Sleep(time.Second) {
-		report.Lost = slices.Concat([]string{}, t.lostTransactions(), t.lostRecords(), t.lostApps())
+		report.Lost = append([]string{}, slices.Concat(t.lostTransactions(), t.lostRecords(), t.lostApps())...)
 		if len(report.Lost) == 0 || time.Now().After(deadline) {
 			break
 		}
