@@ -69,6 +69,7 @@ type check func(o output, args []string) error
 // checks beside testscript's stdout and stderr, which await can use too.
 //
 //	json PATH [OP VALUE]       see lookup and compare
+//	nothing stdout|stderr RE   no match there
 //	empty                      nothing on stdout
 var checks = map[string]check{
 	"json": checkJSON,
@@ -78,8 +79,9 @@ var checks = map[string]check{
 		}
 		return nil
 	},
-	"stdout": func(o output, args []string) error { return matches(o.stdout, args) },
-	"stderr": func(o output, args []string) error { return matches(o.stderr, args) },
+	"nothing": nothing,
+	"stdout":  func(o output, args []string) error { return matches(o.stdout, args) },
+	"stderr":  func(o output, args []string) error { return matches(o.stderr, args) },
 }
 
 // commands are those of the scripts, for testscript:
@@ -205,6 +207,20 @@ func actionOf(name string) action {
 		}
 	}
 	return actions[name]
+}
+
+func nothing(o output, args []string) error {
+	if len(args) < 2 || args[0] != "stdout" && args[0] != "stderr" {
+		return errors.New("usage: nothing stdout|stderr REGEXP")
+	}
+	text := o.stdout
+	if args[0] == "stderr" {
+		text = o.stderr
+	}
+	if matches(text, args[1:]) == nil {
+		return fmt.Errorf("%s matches %s: %s", args[0], strings.Join(args[1:], " "), text)
+	}
+	return nil
 }
 
 func matches(text string, args []string) error {

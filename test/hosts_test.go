@@ -23,14 +23,15 @@ const hostNet = 66
 // hostActions are further commands of the scripts in scenarios/hosts/:
 //
 //	host NAME [nat]              a virtual host, with "nat" behind a router that lets nothing in: a home folder
-//	                             $NAME_HOME, an address $NAME_ADDR at which the others reach it
+//	                             $NAME_HOME, and unless behind a router an address $NAME_ADDR for the city's link
+//	found CITY…                  a host for each city and a network of them, see found_test.go
 //	on NAME COMMAND …            COMMAND on that host, with the host's home folder as $BSN_HOME. Programs can be
 //	                             started in the background with: exec on NAME PROGRAM … &
 //	cut NAME,… NAME,… …          no packet passes between these groups of hosts
 //	heal                         nothing is cut any more
 //	delay NAME DURATION          packets to and from the host take that much longer
 //	loss NAME PERCENT            so many packets to and from the host get lost
-var hostActions = map[string]action{"host": addHost, "cut": cut, "heal": cut, "delay": delay, "loss": lose}
+var hostActions = map[string]action{"host": addHost, "found": found, "cut": cut, "heal": cut, "delay": delay, "loss": lose}
 
 // site is what a script has of virtual hosts.
 type site struct {
@@ -150,6 +151,11 @@ func addHost(ts *testscript.TestScript, args []string) (output, error) {
 	home := filepath.Join(s.folder, name)
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return output{}, err
+	}
+	if len(args) == 1 {
+		if err := configure(home, h.Addr.String()); err != nil {
+			return output{}, err
+		}
 	}
 	if err := os.WriteFile(home+".enter", []byte(strings.Join(h.Enter(), " ")), 0o644); err != nil {
 		return output{}, err
