@@ -88,19 +88,18 @@ func (p Publisher) Publish(ctx context.Context, dir string, o Options) (Result, 
 		return Result{}, err
 	}
 	p.Report("record on the ledger")
-	res, err := client.Write(ctx, ledger.PublishApp(m.Name, bsn.Version{
+	number, err := p.record(ctx, client, m.Name, bsn.Version{
 		Artifact: hash, Chain: chain.Name, Cities: m.Cities, Roles: m.Roles, Limits: m.Limits,
-	}))
+	})
 	if err != nil {
 		return Result{}, err
 	}
-	number := res.Version()
 
 	p.Report(fmt.Sprintf("version %d: wait for %s to accept", number, strings.Join(m.Cities, ", ")))
 	v, err := p.wait(ctx, m.Name, number, bsn.PlacementAccepted)
 	if errors.Is(err, ErrRefused) {
 		// Nothing is deployed yet: the cities that accepted need not keep it.
-		_, undo := client.Write(ctx, ledger.WithdrawApp(m.Name, number))
+		undo := p.write(ctx, client, ledger.WithdrawApp(m.Name, number))
 		return Result{}, errors.Join(err, undo)
 	}
 	if err != nil {
@@ -177,7 +176,7 @@ func (p Publisher) deploy(ctx context.Context, client *ledger.Client, name strin
 		return err
 	}
 	if !reflect.DeepEqual(plan, v.Contracts) {
-		if _, err := client.Write(ctx, ledger.SetContracts(name, v.Number, plan)); err != nil {
+		if err := p.write(ctx, client, ledger.SetContracts(name, v.Number, plan)); err != nil {
 			return err
 		}
 	}
@@ -187,7 +186,7 @@ func (p Publisher) deploy(ctx context.Context, client *ledger.Client, name strin
 	}
 	if !reflect.DeepEqual(done, plan) {
 		p.Report("record the contracts")
-		if _, err := client.Write(ctx, ledger.SetContracts(name, v.Number, done)); err != nil {
+		if err := p.write(ctx, client, ledger.SetContracts(name, v.Number, done)); err != nil {
 			return err
 		}
 	}

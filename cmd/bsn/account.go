@@ -49,7 +49,7 @@ func accountCommand(s *session) *cobra.Command {
 		},
 	}
 	create.Flags().StringVar(&portal, "portal", "demo", "the portal that registers it")
-	c.AddCommand(l, create)
+	c.AddCommand(l, create, accountShow(s), holderKeys(s, bsn.KindAccount), guardCommand(s), accountRecover(s), recoveryCommand(s))
 	return c
 }
 

@@ -359,7 +359,7 @@ func operatorCommand(s *session) *cobra.Command {
 			return rows
 		})
 	}
-	c.AddCommand(l)
+	c.AddCommand(l, holderKeys(s, bsn.KindOperator), recoverOperator(s))
 	return c
 }
 

@@ -13,7 +13,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/openbsn/bsn/city"
+	"github.com/openbsn/bsn/ledger"
 )
+
+// exitWaiting is the status of a command that further keys have to agree with.
+const exitWaiting = 3
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -23,6 +27,11 @@ func main() {
 		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 			fmt.Fprintln(os.Stderr, "interrupted")
 			os.Exit(130)
+		}
+		var waiting *ledger.WaitingError
+		if errors.As(err, &waiting) { // nothing went wrong, and nothing is done yet
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(exitWaiting)
 		}
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
@@ -48,6 +57,7 @@ Try it on this machine:  bsn up`,
 	}
 	root.PersistentFlags().StringVar(&s.root, "home", "", "folder of all state (default $BSN_HOME, else ~/.bsn)")
 	root.PersistentFlags().StringVar(&s.cityName, "via", "", "city to talk to (default: the context's)")
+	root.PersistentFlags().StringVar(&s.keyFile, "key", "", "key file to sign with (default: the account's or operator's own below the home folder)")
 	root.AddGroup(
 		&cobra.Group{ID: "local", Title: "A network on this machine:"},
 		&cobra.Group{ID: "develop", Title: "For developers:"},
@@ -60,7 +70,7 @@ Try it on this machine:  bsn up`,
 		}
 	}
 	add("local", upCommand(s), downCommand(s), resetCommand(s))
-	add("develop", appCommand(s), projectCommand(s), keyCommand(s), accountCommand(s), chainCommand(s), contextCommand(s))
+	add("develop", appCommand(s), projectCommand(s), keyCommand(s), accountCommand(s), actCommand(s), chainCommand(s), contextCommand(s))
 	add("operate", statusCommand(s), cityCommand(s), operatorCommand(s), proposalCommand(s), voteCommand(s), portalCommand(s), logsCommand(s), configCommand(s), softwareCommand(s))
 	root.AddCommand(gatewayCommand(s))
 	refuseUnknown(root)

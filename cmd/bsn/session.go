@@ -27,6 +27,7 @@ import (
 type session struct {
 	root     string // $BSN_HOME
 	cityName string // --via
+	keyFile  string // --key
 	cfg      config.Config
 	ctx      cliContext
 }
@@ -186,6 +187,9 @@ func (s *session) choose() error {
 
 // anyKey is a key to read with: the account's, else a local operator's.
 func (s *session) anyKey() (key.Key, error) {
+	if s.keyFile != "" {
+		return key.Load(s.keyFile)
+	}
 	if s.ctx.Account != "" {
 		if k, err := key.Load(s.accountKey(s.ctx.Account)); err == nil {
 			return k, nil
@@ -211,15 +215,15 @@ func (s *session) reader() (*api.Client, error) {
 
 // account returns the name and key of the account to act as.
 func (s *session) account() (string, key.Key, error) {
-	if s.ctx.Account == "" {
-		return "", key.Key{}, errors.New("no account is chosen: make one with `bsn account create NAME`, or choose with `bsn context set --account NAME`")
-	}
-	k, err := key.Load(s.accountKey(s.ctx.Account))
+	h, err := s.holder(bsn.KindAccount, "")
 	if err != nil {
-		return "", k, fmt.Errorf("key of account %q: %w", s.ctx.Account, err)
+		return "", key.Key{}, err
 	}
-	return s.ctx.Account, k, nil
+	k, err := h.key()
+	return h.name, k, err
 }
+
+var errNoAccount = errors.New("no account is chosen: make one with `bsn account create NAME`, or choose with `bsn context set --account NAME`")
 
 // write puts messages on the ledger, signed by k.
 func (s *session) write(ctx context.Context, k key.Key, m ...ledger.Message) (ledger.Result, error) {
@@ -237,18 +241,20 @@ func (s *session) write(ctx context.Context, k key.Key, m ...ledger.Message) (le
 // operatorKey returns the key of an operator of this machine; an empty name means
 // the only one.
 func (s *session) operatorKey(name string) (key.Key, error) {
-	if name == "" {
-		names := s.operators()
-		if len(names) != 1 {
-			return key.Key{}, fmt.Errorf("which operator? name one with --operator: %s", strings.Join(names, ", "))
-		}
-		name = names[0]
-	}
-	k, err := key.Load(city.OperatorKey(s.root, name))
+	h, err := s.holder(bsn.KindOperator, name)
 	if err != nil {
-		return k, fmt.Errorf("key of operator %q: %w", name, err)
+		return key.Key{}, err
 	}
-	return k, nil
+	return h.key()
+}
+
+// operatorName is the only operator of this machine.
+func (s *session) operatorName() (string, error) {
+	names := s.operators()
+	if len(names) != 1 {
+		return "", fmt.Errorf("which operator? name one with --operator: %s", strings.Join(names, ", "))
+	}
+	return names[0], nil
 }
 
 // operators lists those whose keys are on this machine.

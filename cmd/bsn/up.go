@@ -315,8 +315,9 @@ func (u *upNetwork) voteAll(ctx context.Context, voted map[string]bool) error {
 		}
 		g.Go(func() error {
 			_, err := u.write(ctx, k, votes...)
-			if errors.Is(err, ledger.ErrRefused) {
-				return nil // decided in the meantime
+			var waiting *ledger.WaitingError
+			if errors.Is(err, ledger.ErrRefused) || errors.As(err, &waiting) {
+				return nil // decided in the meantime, or the operator's other keys have to agree
 			}
 			return err
 		})
