@@ -55,7 +55,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 	role := GatewayRole{
 		API: "http://" + d.addr(bsn.PortAPI), Secret: d.secret, Level: d.cfg.Log.Level.String(),
 		Gateway: gateway.Config{
-			City: d.home.Name, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json",
+			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json",
 			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, MaxBatch: g.MaxBatch,
 			MaxSubscriptions: g.MaxSubscriptions, RequestsPerSecond: g.RequestsPerSecond,
 			AppRequestsPerSecond: g.AppRequestsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,

@@ -8,13 +8,16 @@ import (
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway/token"
 )
 
 // caller is who calls, as the directory had it when the call came.
 type caller struct {
 	project *bsn.Project
 	id      string // the project's
-	hash    string // of the key
+	hash    string // of the key; empty with a token
+	token   token.Claims
+	signer  string // address of the key that signed the token
 }
 
 // authorise finds the project of a key that is good in this city.
@@ -26,12 +29,20 @@ func (g *Gateway) authorise(secret string) (caller, answer, bool) {
 	if secret == "" {
 		return deny("missing", "key is missing: give it as x-api-key, as Authorization: Bearer, or at the end of the path")
 	}
-	if err := bsn.CheckKey(secret); err != nil {
+	roaming := token.Is(secret)
+	if err := bsn.CheckKey(secret); err != nil && !roaming {
 		return deny("malformed", err.Error())
 	}
 	if a, ok := g.together(bsn.MethodRead); !ok {
 		g.meter.refused.WithLabelValues("alone").Inc()
 		return caller{}, a, false
+	}
+	if roaming {
+		c, err := g.roaming(secret)
+		if err != nil {
+			return deny("token", err.Error())
+		}
+		return c, answer{}, true
 	}
 	hash := bsn.HashKey(secret)
 	entry, found, ready := g.directory.key(hash)
@@ -53,6 +64,9 @@ func (g *Gateway) authorise(secret string) (caller, answer, bool) {
 
 // recheck looks up a caller that was let in before, as the ledger has it now.
 func (g *Gateway) recheck(c caller) (caller, bool) {
+	if c.signer != "" {
+		return g.recheckToken(c)
+	}
 	entry, found, _ := g.directory.key(c.hash)
 	if !found || entry.key.City != g.cfg.City || entry.project.Revoked || entry.key.Revoked {
 		return caller{}, false

@@ -34,6 +34,8 @@ import (
 type Config struct {
 	// City is the name of the city whose keys are good here. Required.
 	City string `yaml:"city"`
+	// Network is the network's name, which tokens must give.
+	Network string `yaml:"network"`
 	// Net is the network's number in virtual addresses; default [bsn.DefaultNet].
 	Net bsn.Net `yaml:"net"`
 	// Listen are the host:port addresses to serve on, plain HTTP and WebSocket on

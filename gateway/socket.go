@@ -28,6 +28,7 @@ const (
 	closeDraining = "gateway stops: connect again"
 	closeSlow     = "client reads too slowly"
 	closeKey      = "key has been revoked"
+	closeToken    = "token has ended: connect again with another"
 	closeAlone    = "the ledger has not been heard of for too long: connect again later, or to another city"
 	closeUpstream = "node was lost: connect and subscribe again"
 )
@@ -143,7 +144,7 @@ func (s *socket) answer(ctx context.Context, text []byte, opened *[]*subscriptio
 	// ledger changed holds for connections that are already open.
 	c, ok := s.g.recheck(s.caller)
 	if !ok {
-		s.end(websocket.StatusPolicyViolation, closeKey)
+		s.end(websocket.StatusPolicyViolation, s.refusal())
 		return nil
 	}
 	p, bad, ok := s.g.route(s.chain)
@@ -192,6 +193,14 @@ func (s *socket) subscribe(ctx context.Context, p *pool, m message, opened *[]*s
 	return a
 }
 
+// refusal is why the caller is not let in any more.
+func (s *socket) refusal() string {
+	if s.caller.signer != "" {
+		return closeToken
+	}
+	return closeKey
+}
+
 func (s *socket) good() bool {
 	_, ok := s.g.recheck(s.caller)
 	return ok
@@ -201,7 +210,7 @@ func (s *socket) good() bool {
 func (s *socket) notify(text []byte) {
 	switch {
 	case !s.good():
-		s.end(websocket.StatusPolicyViolation, closeKey)
+		s.end(websocket.StatusPolicyViolation, s.refusal())
 	case errors.Is(s.out.push(text, false), errSlow):
 		s.end(websocket.StatusPolicyViolation, closeSlow)
 	}
