@@ -26,11 +26,11 @@ const (
 	pace = 1.5
 )
 
-// Clock knows the newest block that a city has seen. Its methods may be called
-// concurrently.
+// Clock knows the newest block that a city has seen. The zero value has seen none;
+// until it has watched blocks for a while it takes the machine's clock for right.
+// Its methods may be called concurrently.
 type Clock struct {
 	uptime func() time.Duration
-	wall   func() time.Time
 	boot   string // names the run of the machine whose uptime counts
 
 	mu     sync.Mutex
@@ -53,14 +53,17 @@ type State struct {
 	Proven bool `json:"proven"`
 }
 
-// New makes a clock that has seen no block. Until it has watched them for a
-// while it takes the machine's clock for right.
-func New() *Clock { return newClock(uptime, time.Now, bootID()) }
-
 func newClock(uptime func() time.Duration, wall func() time.Time, boot string) *Clock {
-	c := &Clock{uptime: uptime, wall: wall, boot: boot}
-	c.guess = wall().Add(-uptime())
-	return c
+	return &Clock{uptime: uptime, boot: boot, guess: wall().Add(-uptime())}
+}
+
+// lock takes mu and readies a zero value.
+func (c *Clock) lock() {
+	c.mu.Lock()
+	if c.uptime == nil {
+		c.uptime, c.boot = uptime, bootID()
+		c.guess = time.Now().Add(-uptime())
+	}
 }
 
 // uptime is the time since the machine started, sleep included.
@@ -85,7 +88,7 @@ func bootID() string {
 
 // Saw takes in the time of a block. Blocks that are not the newest change nothing.
 func (c *Clock) Saw(block time.Time) {
-	c.mu.Lock()
+	c.lock()
 	defer c.mu.Unlock()
 	if !block.After(c.newest) {
 		return
@@ -112,7 +115,7 @@ func (c *Clock) Saw(block time.Time) {
 // Age is the time since the newest block's own time; not known before a block
 // was seen.
 func (c *Clock) Age() (age time.Duration, known bool) {
-	c.mu.Lock()
+	c.lock()
 	defer c.mu.Unlock()
 	if c.newest.IsZero() {
 		return 0, false
@@ -122,7 +125,7 @@ func (c *Clock) Age() (age time.Duration, known bool) {
 
 // Newest is the time of the newest block seen; zero for none.
 func (c *Clock) Newest() time.Time {
-	c.mu.Lock()
+	c.lock()
 	defer c.mu.Unlock()
 	return c.newest
 }
@@ -138,7 +141,7 @@ func (c *Clock) now(up time.Duration) time.Time {
 
 // State returns what a later process needs in order to go on counting.
 func (c *Clock) State() State {
-	c.mu.Lock()
+	c.lock()
 	defer c.mu.Unlock()
 	up := c.uptime()
 	return State{Newest: c.newest, Now: c.now(up), Boot: c.boot, Uptime: int64(up), Proven: c.guess.IsZero()}
@@ -149,7 +152,7 @@ func (c *Clock) Restore(s State) {
 	if s.Newest.IsZero() {
 		return
 	}
-	c.mu.Lock()
+	c.lock()
 	defer c.mu.Unlock()
 	if s.Newest.After(c.newest) {
 		c.newest = s.Newest

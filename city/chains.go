@@ -54,7 +54,8 @@ func (n *nodes) all() map[string]bsn.Site {
 func nodeID(c bsn.Chain) string { return c.Framework + "-" + c.Name }
 
 // chains brings every chain of which this city is a member one step further, and
-// stops the nodes of those that it has left.
+// stops the nodes of those that it has left: not by what it knew once, since the
+// ledger may have asked for them after that.
 func (d *daemon) chains(ctx context.Context, v view, self bsn.City) []ledger.Message {
 	var say []ledger.Message
 	wanted := map[string]bool{gatewayID: true}
@@ -70,6 +71,9 @@ func (d *daemon) chains(ctx context.Context, v view, self bsn.City) []ledger.Mes
 		say = append(say, m...)
 	}
 	for _, n := range d.runtime.List() {
+		if !v.fresh {
+			break
+		}
 		if !wanted[n.ID] && n.State != bsn.NodeStopped {
 			d.log.Info("stopping a node that is no longer asked for", "node", n.ID)
 			d.try("stop "+n.ID, d.runtime.Stop(ctx, n.ID))

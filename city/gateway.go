@@ -75,27 +75,32 @@ func (d *daemon) startGateway(ctx context.Context) error {
 	})
 }
 
+// gatewayLedger is how a gateway stands to the ledger, as its /health says.
+type gatewayLedger struct {
+	Height int64  `json:"height"`
+	Age    int64  `json:"ageSeconds"`
+	Alone  string `json:"alone"`
+}
+
 // gatewayHealth asks the gateway itself.
-func (d *daemon) gatewayHealth(ctx context.Context) (height int64, err error) {
+func (d *daemon) gatewayHealth(ctx context.Context) (h gatewayLedger, err error) {
 	url := "http://" + d.beside(bsn.PortGateway, d.cfg.Gateway.Addresses()...)[0] + "/health"
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return 0, fmt.Errorf("ask gateway: %w", err)
+		return h, fmt.Errorf("ask gateway: %w", err)
 	}
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return 0, fmt.Errorf("ask gateway: %w", err)
+		return h, fmt.Errorf("ask gateway: %w", err)
 	}
 	defer res.Body.Close()
-	var h struct {
-		Ledger struct {
-			Height int64 `json:"height"`
-		} `json:"ledger"`
+	var health struct {
+		Ledger gatewayLedger `json:"ledger"`
 	}
-	if err := json.NewDecoder(http.MaxBytesReader(nil, res.Body, 1<<20)).Decode(&h); err != nil {
-		return 0, fmt.Errorf("ask gateway: %w", err)
+	if err := json.NewDecoder(http.MaxBytesReader(nil, res.Body, 1<<20)).Decode(&health); err != nil {
+		return h, fmt.Errorf("ask gateway: %w", err)
 	}
-	return h.Ledger.Height, nil
+	return health.Ledger, nil
 }
 
 func first(s []string) string {

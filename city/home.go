@@ -47,6 +47,9 @@ func (h Home) keyFile() string   { return h.path("city.key") }
 func (h Home) stateFile() string { return h.path("city.json") }
 func (h Home) lockFile() string  { return h.path("daemon.lock") }
 
+// mirrorFile holds what the daemon last knew of the ledger.
+func (h Home) mirrorFile() string { return h.path("mirror.json") }
+
 // OperatorKey is the file of an operator's key, made on first use.
 func OperatorKey(root, operator string) string {
 	return filepath.Join(root, "operators", operator+".key")

@@ -3,17 +3,29 @@ package city
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/age"
 )
 
 // mirror keeps in memory what a city acts on: cities, chains and apps. It is
-// read once and then follows the ledger block by block.
+// read once and then follows the ledger block by block. A file keeps it for a
+// daemon that is started while the ledger does not answer.
 type mirror struct {
+	clock age.Clock
+
 	mu     sync.Mutex
+	read   bool // from the ledger, not from the file
+	dirty  bool // changed since it was last written
 	height int64
 	time   time.Time
 	cities map[string]bsn.City
@@ -23,6 +35,9 @@ type mirror struct {
 
 // view is a copy of the mirror that does not change.
 type view struct {
+	// fresh: it is what the ledger says now. By one that is not, nodes are started
+	// and none is stopped, and nothing is said to the ledger.
+	fresh  bool
 	height int64
 	time   time.Time // of the block
 	cities map[string]bsn.City
@@ -60,6 +75,7 @@ func (m *mirror) load(ctx context.Context, l bsn.Ledger) (height int64, err erro
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.height, m.cities, m.chains, m.apps = height, fresh.cities, fresh.chains, fresh.apps
+	m.read, m.dirty = true, true
 	return height, nil
 }
 
@@ -74,6 +90,8 @@ func (m *mirror) apply(b bsn.Block) (changed bool, err error) {
 		changed = true
 	}
 	m.height, m.time = b.Height, b.Time
+	m.dirty = m.dirty || changed
+	m.clock.Saw(b.Time)
 	return changed, nil
 }
 
@@ -101,7 +119,8 @@ func put[T any](into map[string]T, c bsn.Change) error {
 func (m *mirror) view() view {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := view{m.height, m.time, map[string]bsn.City{}, map[string]bsn.Chain{}, map[string]bsn.App{}}
+	old, known := m.clock.Age()
+	v := view{m.read && known && old < bsn.HaltedAfter, m.height, m.time, map[string]bsn.City{}, map[string]bsn.Chain{}, map[string]bsn.App{}}
 	for k, c := range m.cities {
 		v.cities[k] = c
 	}
@@ -112,4 +131,72 @@ func (m *mirror) view() view {
 		v.apps[k] = a
 	}
 	return v
+}
+
+// savePause is the least time between two writings of the mirror's file.
+const savePause = time.Second
+
+// saved is the mirror's file.
+type saved struct {
+	Height int64                `json:"height"`
+	Cities map[string]bsn.City  `json:"cities"`
+	Chains map[string]bsn.Chain `json:"chains"`
+	Apps   map[string]bsn.App   `json:"apps"`
+}
+
+// restore takes in what an earlier daemon knew, if the file is there.
+func (m *mirror) restore(path string) error {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	s := saved{}
+	if err == nil {
+		err = json.Unmarshal(b, &s)
+	}
+	if err != nil {
+		return fmt.Errorf("read %s: %w", filepath.Base(path), err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.read {
+		m.height, m.cities, m.chains, m.apps = s.Height, s.Cities, s.Chains, s.Apps
+	}
+	return nil
+}
+
+// save writes the file if something changed.
+func (m *mirror) save(path string) error {
+	m.mu.Lock()
+	dirty := m.dirty
+	m.dirty = false
+	m.mu.Unlock()
+	if !dirty {
+		return nil
+	}
+	v := m.view()
+	b, err := json.Marshal(saved{v.height, v.cities, v.chains, v.apps})
+	if err == nil {
+		err = renameio.WriteFile(path, b, 0o600, renameio.WithTempDir(filepath.Dir(path)))
+	}
+	if err != nil {
+		m.mu.Lock()
+		m.dirty = true
+		m.mu.Unlock()
+		return fmt.Errorf("write %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// keepMirror writes the mirror down until ctx ends, and once more then.
+func (d *daemon) keepMirror(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			d.try("mirror", d.mirror.save(d.home.mirrorFile()))
+			return
+		case <-time.After(savePause):
+			d.try("mirror", d.mirror.save(d.home.mirrorFile()))
+		}
+	}
 }

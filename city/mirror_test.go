@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"iter"
 	"maps"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
@@ -189,5 +191,48 @@ func TestFetchesBackOffAndGiveUp(t *testing.T) {
 	f.end("a", nil, now)
 	if len(f.tries) != 0 || f.running != 0 {
 		t.Errorf("left: %+v", f.tries)
+	}
+}
+
+// What the file holds starts nodes, but is no reason to stop one or to say something.
+func TestMirrorFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "mirror.json")
+	b := &book{records: map[bsn.Kind]map[string]json.RawMessage{}, during: func() error { return nil }}
+	b.put(bsn.KindCity, "paris", bsn.City{Name: "paris", Index: 3})
+	b.put(bsn.KindChain, "chongqing", bsn.Chain{Name: "chongqing", Status: bsn.ChainRunning})
+	var m mirror
+	if err := m.restore(path); err != nil || m.view().height != 0 {
+		t.Fatalf("no file: %v", err)
+	}
+	if _, err := m.load(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if m.view().fresh {
+		t.Error("fresh, though nobody knows how old it is")
+	}
+	if _, err := m.apply(bsn.Block{Height: 3, Time: time.Now()}); err != nil || !m.view().fresh {
+		t.Errorf("not fresh with a new block (%v)", err)
+	}
+	if err := m.save(path); err != nil {
+		t.Fatal(err)
+	}
+	var again mirror
+	if err := again.restore(path); err != nil {
+		t.Fatal(err)
+	}
+	v := again.view()
+	if v.fresh || v.height != 3 || v.cities["paris"].Index != 3 || v.chains["chongqing"].Status != bsn.ChainRunning {
+		t.Errorf("restored %+v", v)
+	}
+	// The ledger's word counts more.
+	if err := m.restore(path); err != nil || !m.view().fresh {
+		t.Errorf("a file replaced what the ledger said (%v)", err)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var broken mirror
+	if err := broken.restore(path); err == nil || broken.view().height != 0 {
+		t.Error("a broken file was taken")
 	}
 }

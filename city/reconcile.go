@@ -18,6 +18,10 @@ import (
 // tried again then.
 const pause = 2 * time.Second
 
+// aloneAfter is how long a daemon that was started waits for the ledger before it
+// takes care of what it knew last.
+const aloneAfter = 5 * time.Second
+
 // reconcile closes, again and again, the difference between what the ledger asks
 // of this city and what is. Each step looks at the whole, so that none depends on
 // having seen every change, and each may be cut off anywhere.
@@ -25,13 +29,17 @@ func (d *daemon) reconcile(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer d.fetches.wg.Wait()
+	d.try("mirror", d.mirror.restore(d.home.mirrorFile()))
 	wg.Go(func() { d.follow(ctx) })
+	wg.Go(func() { d.keepMirror(ctx) })
 	wg.Go(func() { d.tend(ctx) })
 	// The gateway serves from the last known state: it does not wait for the ledger.
 	d.try("gateway", d.startGateway(ctx))
-	if err := d.ledger.Ready(ctx); err != nil {
-		return quiet(ctx, err)
+	wait, cancel := context.WithTimeout(ctx, aloneAfter)
+	if err := d.ledger.Ready(wait); err != nil && ctx.Err() == nil {
+		d.log.Warn("the ledger is not ready: taking care of what it said last", "height", d.mirror.view().height)
 	}
+	cancel()
 	for ctx.Err() == nil {
 		v := d.mirror.view()
 		if v.height > 0 {
@@ -66,7 +74,8 @@ func (d *daemon) followFrom(ctx context.Context) error {
 		return err
 	}
 	rouse(d.wake)
-	for b, err := range d.ledger.Follow(ctx, height+1) {
+	// The block of that height comes again: it says how old all this is.
+	for b, err := range d.ledger.Follow(ctx, max(height, 1)) {
 		if err != nil {
 			return err
 		}
@@ -107,7 +116,9 @@ func (d *daemon) step(ctx context.Context, v view) {
 	d.try("peers", d.connect(v, self))
 	say = append(say, d.chains(ctx, v, self)...)
 	say = append(say, d.apps(ctx, v, self)...)
-	d.say(ctx, say)
+	if v.fresh {
+		d.say(ctx, say)
+	}
 }
 
 // addresses is the city's record with the addresses at which it serves, as
@@ -181,13 +192,6 @@ func (d *daemon) try(what string, err error) {
 	if d.asked.changed("error", what, err.Error()) {
 		d.log.Warn("cannot do its part now, will try again", "part", what, "error", err)
 	}
-}
-
-func quiet(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }
 
 // asked remembers what was done or said, so that it is not done or said again.

@@ -27,10 +27,13 @@ func (d *daemon) status(ctx context.Context) (*cityv1.StatusResponse, error) {
 		City: d.home.Name, Version: Version(),
 		Ledger: &cityv1.LedgerStatus{
 			Network: s.Network, Height: s.Height, Time: s.Time.UnixMilli(), Peers: int32(s.Peers),
-			Syncing: s.Syncing, Validators: int32(s.Validators), Halted: s.Halted,
+			Syncing: s.Syncing, Validators: int32(s.Validators), Halted: s.Halted, Reachable: int32(s.Reachable),
 			Restarting: s.Restarting, Error: s.Error,
 		},
 		Gateway: &cityv1.GatewayStatus{Url: "http://" + or(first(d.cfg.Gateway.Addresses()), d.addr(bsn.PortGateway))},
+	}
+	if age, known := d.mirror.clock.Age(); known {
+		out.Ledger.Age = int64(age.Seconds())
 	}
 	sites := d.nodes.all()
 	byID := map[string]bsn.Site{}
@@ -63,12 +66,12 @@ func (d *daemon) status(ctx context.Context) (*cityv1.StatusResponse, error) {
 func (d *daemon) gatewayStatus(ctx context.Context, g *cityv1.GatewayStatus) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	height, err := d.gatewayHealth(ctx)
+	h, err := d.gatewayHealth(ctx)
 	if err != nil {
 		g.Error = err.Error()
 		return
 	}
-	g.Healthy, g.LedgerHeight = true, height
+	g.Healthy, g.LedgerHeight, g.LedgerAge, g.Alone = true, h.Height, h.Age, h.Alone
 }
 
 func (d *daemon) nodeStatus(ctx context.Context, site bsn.Site, st *cityv1.NodeStatus) {

@@ -108,15 +108,13 @@ func (r *records) learnKeys(project string) {
 // directory is the gateway's view of the ledger: read by every call, changed by
 // the one follower.
 type directory struct {
-	clock *age.Clock
+	clock age.Clock
 
 	mu      sync.RWMutex
 	records *records  // nil until something is known; replaced and changed under mu
 	contact time.Time // when the ledger last said anything; zero: not since the start
 	dirty   bool      // changed since last saved
 }
-
-func newDirectory() *directory { return &directory{clock: age.New()} }
 
 // state is how fresh the directory is.
 type state struct {

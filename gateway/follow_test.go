@@ -17,7 +17,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // startFollowing follows a ledger until the test ends.
 func startFollowing(t *testing.T, l bsn.Ledger) *directory {
 	t.Helper()
-	d := newDirectory()
+	d := &directory{}
 	f := &follower{ledger: l, directory: d, chains: func([]bsn.Chain) {}, log: quiet()}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -113,7 +113,7 @@ func TestFollowWhileListing(t *testing.T) {
 	l := newMemoryLedger()
 	l.put(testProject("alice", bsn.Key{City: "paris", Hash: "a"}))
 	l.between = func() { l.put() }
-	d := newDirectory()
+	d := &directory{}
 	f := &follower{ledger: l, directory: d, chains: func([]bsn.Chain) {}, log: quiet()}
 	r, level, err := f.list(t.Context())
 	// A page of each kind, and one more of the kind that has a record: only an empty
@@ -156,7 +156,7 @@ func TestState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := newDirectory()
+	again := &directory{}
 	again.restore(r, counted)
 	if e, ok, ready := again.key(key.Hash); !ok || !ready || e.id != "alice/main" {
 		t.Errorf("key belongs to %q (%v, %v)", e.id, ok, ready)

@@ -179,7 +179,7 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	}
 	g := &Gateway{
 		cfg: cfg, log: log, ledger: ledger,
-		directory: newDirectory(), packages: &packages{source: artifacts}, meter: newMeter(),
+		directory: &directory{}, packages: &packages{source: artifacts}, meter: newMeter(),
 		projects: &buckets{}, apps: &buckets{},
 	}
 	g.upstreams = newUpstreams(&g.cfg, frameworks, log)

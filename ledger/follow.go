@@ -73,7 +73,7 @@ func (n *Node) announce(height int64) int64 {
 func (w *waiting) resolve(height int64, txs cmttypes.Txs, results []*abci.ExecTxResult) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.height = height
+	w.height, w.heard.block = height, time.Now()
 	close(w.block)
 	w.block = make(chan struct{})
 	for i, tx := range txs {

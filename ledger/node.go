@@ -208,6 +208,7 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 	// Not that of the newest block kept, which may be about to be executed.
 	height := n.app.LastBlockHeight()
 	n.waiting.height, n.waiting.block = height, make(chan struct{})
+	n.waiting.heard.started = time.Now()
 	ctx, cancel := context.WithCancel(context.Background())
 	n.end, n.ended = cancel, make(chan struct{})
 	go func() {
@@ -261,7 +262,10 @@ type Status struct {
 	Time       time.Time // of the newest block
 	Peers      int
 	Validators int
-	Syncing    bool
+	// Reachable are those of the validators that this node is connected to, itself
+	// among them.
+	Reachable int
+	Syncing   bool
 	// Halted: no block for three heartbeats.
 	Halted bool
 	// Restarting: the node is not there for the moment; Error says why it does not
@@ -280,11 +284,15 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("ask ledger node: %w", err)
 	}
+	reachable, _, err := n.reach()
+	if err != nil {
+		return Status{}, err
+	}
 	info := s.SyncInfo
 	return Status{
 		Network: n.network, Height: info.LatestBlockHeight, Time: info.LatestBlockTime, Syncing: info.CatchingUp,
-		Peers: n.comet.Switch().Peers().Size(), Validators: validators.Total,
-		Halted: !info.CatchingUp && time.Since(info.LatestBlockTime) > haltedAfter,
+		Peers: n.comet.Switch().Peers().Size(), Validators: validators.Total, Reachable: reachable,
+		Halted: n.halted(),
 	}, nil
 }
 
@@ -310,6 +318,7 @@ func (n *Node) Ready(ctx context.Context) error {
 type waiting struct {
 	mu     sync.Mutex
 	height int64 // newest announced
+	heard  heard
 	block  chan struct{}
 	txs    map[[32]byte][]chan txResult
 }

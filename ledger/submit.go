@@ -127,11 +127,15 @@ func (n *Node) Who(address string) (kind bsn.Kind, name, parent string, err erro
 }
 
 // Submit implements Conn. It hands in a signed transaction and returns when a
-// block holds it and it had its effect. Error: ErrRefused; or ctx's, after which
-// the transaction may still be committed until it expires.
+// block holds it and it had its effect. Errors: ErrRefused; ErrHalted, at once if
+// no blocks are made; or ctx's, after which the transaction may still be committed
+// until it expires.
 func (n *Node) Submit(ctx context.Context, tx []byte) (Result, error) {
 	if len(tx) > maxTxBytes {
 		return Result{}, fmt.Errorf("%w a transaction of %d bytes: the most is %d", ErrRefused, len(tx), maxTxBytes)
+	}
+	if n.halted() {
+		return Result{}, n.haltError()
 	}
 	hash := sha256.Sum256(tx)
 	done := n.waiting.add(hash)
@@ -150,13 +154,21 @@ func (n *Node) Submit(ctx context.Context, tx []byte) (Result, error) {
 	case res.Code != 0:
 		return Result{}, refused(res.Log)
 	}
-	select {
-	case <-ctx.Done():
-		return Result{}, fmt.Errorf("wait for block: %w", ctx.Err())
-	case <-n.comet.Quit():
-		return Result{}, errors.New("wait for block: the ledger node stopped")
-	case r := <-done:
-		return r.outcome(hash)
+	look := time.NewTicker(haltPause)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return Result{}, fmt.Errorf("wait for block: %w", ctx.Err())
+		case <-n.comet.Quit():
+			return Result{}, errors.New("wait for block: the ledger node stopped")
+		case <-look.C:
+			if n.halted() {
+				return Result{}, fmt.Errorf("%w (if it goes on within a minute, it may still take the transaction)", n.haltError())
+			}
+		case r := <-done:
+			return r.outcome(hash)
+		}
 	}
 }
 

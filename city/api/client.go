@@ -237,6 +237,7 @@ var sentinels = []struct {
 }{
 	{ledger.ErrRefused, connect.CodeFailedPrecondition},
 	{ErrApplication, connect.CodeFailedPrecondition},
+	{ledger.ErrHalted, connect.CodeUnavailable},
 	{ledger.ErrStranger, connect.CodePermissionDenied},
 	{bsn.ErrNoRecord, connect.CodeNotFound},
 	{bsn.ErrNoNode, connect.CodeNotFound},

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,6 +36,10 @@ type ledgerStatus struct {
 	// Tolerates is how many operators may fail or lie without harm.
 	Tolerates int  `json:"tolerates"`
 	Halted    bool `json:"halted"`
+	// Age is the time since the newest block, in ledger time. Reachable are the
+	// validators that the city which says all this is connected to, itself among them.
+	Age       int64 `json:"ageSeconds"`
+	Reachable int   `json:"reachable"`
 }
 
 type cityStatus struct {
@@ -42,10 +48,15 @@ type cityStatus struct {
 	Status   bsn.CityStatus `json:"status"`
 	// Healthy: its daemon answers, its ledger node has caught up, its gateway and
 	// all its nodes are healthy.
-	Healthy bool         `json:"healthy"`
-	Error   string       `json:"error,omitempty"`
-	Version string       `json:"version,omitempty"`
-	Height  int64        `json:"ledgerHeight"`
+	Healthy bool   `json:"healthy"`
+	Error   string `json:"error,omitempty"`
+	Version string `json:"version,omitempty"`
+	Height  int64  `json:"ledgerHeight"`
+	// Age is that of the newest ledger block in the city's gateway, and Alone what
+	// the gateway still answers while it hears of none: writes (and reads), reads or
+	// none.
+	Age     int64        `json:"gatewayLedgerAgeSeconds"`
+	Alone   string       `json:"gatewayAlone,omitempty"`
 	API     string       `json:"api"`
 	Gateway string       `json:"gateway"`
 	Nodes   []nodeStatus `json:"nodes"`
@@ -138,6 +149,9 @@ func (s *session) status(ctx context.Context) (networkStatus, error) {
 		if !c.Healthy {
 			st.Warnings = append(st.Warnings, fmt.Sprintf("city %s: %s", c.City, c.Error))
 		}
+		if c.Alone != "" {
+			st.Warnings = append(st.Warnings, fmt.Sprintf("city %s: its gateway has known no new ledger block for %d s and %s", c.City, c.Age, alone(c.Alone)))
+		}
 	}
 	return st, nil
 }
@@ -157,6 +171,9 @@ func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *city
 		return out, nil
 	}
 	out.Version, out.Height = r.Version, r.Ledger.Height
+	if g := r.Gateway; g != nil {
+		out.Age, out.Alone = g.LedgerAge, g.Alone
+	}
 	var ills []string
 	if r.Ledger.Syncing {
 		ills = append(ills, "its ledger node is catching up")
@@ -178,13 +195,33 @@ func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *city
 	return out, r
 }
 
+// alone says what a gateway that stands alone does.
+func alone(answers string) string {
+	switch answers {
+	case "writes":
+		return "goes on with what it knows"
+	case "reads":
+		return "takes no transactions any more"
+	}
+	return "answers nothing any more"
+}
+
+// furthest is the answer of the city that is furthest, but for as many as may lie:
+// nobody is to claim a height that there is not.
+func furthest(answers []*cityv1.StatusResponse) *cityv1.StatusResponse {
+	answers = slices.DeleteFunc(slices.Clone(answers), func(r *cityv1.StatusResponse) bool { return r == nil || r.Ledger == nil })
+	if len(answers) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(answers, func(a, b *cityv1.StatusResponse) int { return cmp.Compare(b.Ledger.Height, a.Ledger.Height) })
+	return answers[(len(answers)-1)/3]
+}
+
 func (st *networkStatus) ledger(operators []bsn.Operator, answers []*cityv1.StatusResponse) {
-	for _, r := range answers {
-		if r == nil || r.Ledger.Height < st.Ledger.Height {
-			continue
-		}
+	if r := furthest(answers); r != nil {
 		st.Ledger.Height, st.Ledger.Time = r.Ledger.Height, time.UnixMilli(r.Ledger.Time).UTC()
 		st.Ledger.Validators, st.Ledger.Halted = int(r.Ledger.Validators), r.Ledger.Halted
+		st.Ledger.Age, st.Ledger.Reachable = r.Ledger.Age, int(r.Ledger.Reachable)
 	}
 	for _, o := range operators {
 		if o.ValidatingCity != "" {
@@ -196,7 +233,8 @@ func (st *networkStatus) ledger(operators []bsn.Operator, answers []*cityv1.Stat
 		st.Warnings = append(st.Warnings, fmt.Sprintf("the ledger tolerates no fault with fewer than four operators; there are %d", st.Ledger.Operators))
 	}
 	if st.Ledger.Halted {
-		st.Warnings = append(st.Warnings, "the ledger is halted: more than two thirds of the operators must run")
+		st.Warnings = append(st.Warnings, fmt.Sprintf("the ledger is halted: no block since %s, %d s ago; %d of %d validators are reachable, and more than two thirds must be: start their daemons",
+			st.Ledger.Time.Format(time.RFC3339), st.Ledger.Age, st.Ledger.Reachable, st.Ledger.Validators))
 	}
 }
 
@@ -226,7 +264,11 @@ func (st *networkStatus) chains(chains []bsn.Chain, cities []bsn.City) {
 }
 
 func (st networkStatus) print(w io.Writer) error {
-	fmt.Fprintf(w, "network %s   ledger height %d   %d operators, %d may fail\n\n", st.Network, st.Ledger.Height, st.Ledger.Operators, st.Ledger.Tolerates)
+	halted := ""
+	if st.Ledger.Halted {
+		halted = ", HALTED"
+	}
+	fmt.Fprintf(w, "network %s   ledger height %d%s   %d operators, %d may fail\n\n", st.Network, st.Ledger.Height, halted, st.Ledger.Operators, st.Ledger.Tolerates)
 	var rows [][]string
 	for _, c := range st.Cities {
 		rows = append(rows, []string{c.City, string(c.Status), health(c.Healthy), fmt.Sprint(c.Height), c.Gateway})

@@ -145,8 +145,12 @@ type LedgerStatus struct {
 	Halted     bool  `protobuf:"varint,7,opt,name=halted,proto3" json:"halted,omitempty"`
 	// The ledger node is not there for the moment: the rest is what was known
 	// before, and error says why it does not come back.
-	Restarting    bool   `protobuf:"varint,8,opt,name=restarting,proto3" json:"restarting,omitempty"`
-	Error         string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	Restarting bool   `protobuf:"varint,8,opt,name=restarting,proto3" json:"restarting,omitempty"`
+	Error      string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// Validators that this city's node is connected to, itself among them.
+	Reachable int32 `protobuf:"varint,10,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// Seconds since the newest block, in ledger time.
+	Age           int64 `protobuf:"varint,11,opt,name=age,proto3" json:"age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -242,6 +246,20 @@ func (x *LedgerStatus) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *LedgerStatus) GetReachable() int32 {
+	if x != nil {
+		return x.Reachable
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetAge() int64 {
+	if x != nil {
+		return x.Age
+	}
+	return 0
 }
 
 type NodeStatus struct {
@@ -366,8 +384,13 @@ type GatewayStatus struct {
 	Url     string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
 	Healthy bool                   `protobuf:"varint,2,opt,name=healthy,proto3" json:"healthy,omitempty"`
 	// The ledger height up to which the gateway knows the records.
-	LedgerHeight  int64  `protobuf:"varint,3,opt,name=ledger_height,json=ledgerHeight,proto3" json:"ledger_height,omitempty"`
-	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	LedgerHeight int64  `protobuf:"varint,3,opt,name=ledger_height,json=ledgerHeight,proto3" json:"ledger_height,omitempty"`
+	Error        string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	// What the gateway still answers while it hears nothing of the ledger: writes
+	// (and reads), reads or none; empty if it does hear of it.
+	Alone string `protobuf:"bytes,5,opt,name=alone,proto3" json:"alone,omitempty"`
+	// Seconds since the newest block that the gateway knows.
+	LedgerAge     int64 `protobuf:"varint,6,opt,name=ledger_age,json=ledgerAge,proto3" json:"ledger_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +451,20 @@ func (x *GatewayStatus) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *GatewayStatus) GetAlone() string {
+	if x != nil {
+		return x.Alone
+	}
+	return ""
+}
+
+func (x *GatewayStatus) GetLedgerAge() int64 {
+	if x != nil {
+		return x.LedgerAge
+	}
+	return 0
 }
 
 type LogsRequest struct {
@@ -1670,7 +1707,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x121\n" +
 	"\x06ledger\x18\x03 \x01(\v2\x19.bsn.city.v1.LedgerStatusR\x06ledger\x12-\n" +
 	"\x05nodes\x18\x04 \x03(\v2\x17.bsn.city.v1.NodeStatusR\x05nodes\x124\n" +
-	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\"\xf2\x01\n" +
+	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\"\xa2\x02\n" +
 	"\fLedgerStatus\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\x03R\x06height\x12\x12\n" +
@@ -1684,7 +1721,10 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\n" +
 	"restarting\x18\b \x01(\bR\n" +
 	"restarting\x12\x14\n" +
-	"\x05error\x18\t \x01(\tR\x05error\"\xee\x01\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x12\x1c\n" +
+	"\treachable\x18\n" +
+	" \x01(\x05R\treachable\x12\x10\n" +
+	"\x03age\x18\v \x01(\x03R\x03age\"\xee\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
@@ -1697,12 +1737,15 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06height\x18\b \x01(\x03R\x06height\x12\x14\n" +
 	"\x05peers\x18\t \x01(\x05R\x05peers\x12\x14\n" +
 	"\x05error\x18\n" +
-	" \x01(\tR\x05error\"v\n" +
+	" \x01(\tR\x05error\"\xab\x01\n" +
 	"\rGatewayStatus\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x18\n" +
 	"\ahealthy\x18\x02 \x01(\bR\ahealthy\x12#\n" +
 	"\rledger_height\x18\x03 \x01(\x03R\fledgerHeight\x12\x14\n" +
-	"\x05error\x18\x04 \x01(\tR\x05error\"O\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\x12\x14\n" +
+	"\x05alone\x18\x05 \x01(\tR\x05alone\x12\x1d\n" +
+	"\n" +
+	"ledger_age\x18\x06 \x01(\x03R\tledgerAge\"O\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05lines\x18\x02 \x01(\x05R\x05lines\x12\x16\n" +
