@@ -50,7 +50,7 @@ var ParameterList = []Parameter{
 	{"openProposals", "open proposals of one operator", 20, 1, 1000, func(p *Parameters) *int64 { return &p.OpenProposals }},
 	// An operator and its cities must always be able to propose and vote.
 	{"operatorWrites", "ledger writes of an operator in an hour", 10_000, 1000, 1_000_000, func(p *Parameters) *int64 { return &p.OperatorWrites }},
-	{"cityWrites", "ledger writes of a city in an hour", 100_000, 1000, 10_000_000, func(p *Parameters) *int64 { return &p.CityWrites }},
+	{"cityWrites", "ledger writes of a city in an hour", 20_000, 1000, 10_000_000, func(p *Parameters) *int64 { return &p.CityWrites }},
 	{"portalWrites", "ledger writes of a portal in an hour, its accounts' included", 100_000, 1, 10_000_000, func(p *Parameters) *int64 { return &p.PortalWrites }},
 	{"accountWrites", "ledger writes of an account in an hour", 1000, 1, 1_000_000, func(p *Parameters) *int64 { return &p.AccountWrites }},
 	{"absenceThreshold", "seconds without a signed block after which an operator is recorded as absent", minute, minute, day, func(p *Parameters) *int64 { return &p.AbsenceThreshold }},

@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 )
 
 var (
@@ -22,6 +24,8 @@ var (
 	ErrMismatch = errors.New("artifact does not match its hash")
 	// ErrTooLarge means that content is larger than the store takes.
 	ErrTooLarge = errors.New("artifact is too large")
+	// ErrFull means that the store holds as much as it may.
+	ErrFull = errors.New("artifact store is full")
 	// ErrHash means that a text is not a SHA-256 in lower-case hex.
 	ErrHash = errors.New("malformed artifact hash")
 )
@@ -31,13 +35,17 @@ var (
 type Store struct {
 	dir string
 	max int64
+	all int64 // the most bytes of all artifacts
+
+	mu   sync.Mutex
+	held int64 // bytes of all artifacts, and of those that are being put
 }
 
 // Open makes the folder if there is none. No artifact may have more than
-// maxSize bytes.
-func Open(dir string, maxSize int64) (*Store, error) {
-	if maxSize <= 0 {
-		return nil, fmt.Errorf("open artifact store: maximal size %d: want at least 1 byte", maxSize)
+// maxSize bytes, and all together no more than maxTotal.
+func Open(dir string, maxSize, maxTotal int64) (*Store, error) {
+	if maxSize <= 0 || maxTotal < maxSize {
+		return nil, fmt.Errorf("open artifact store: maximal size %d of %d in all: want at least 1 byte, and no more than in all", maxSize, maxTotal)
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open artifact store: %w", err)
@@ -52,7 +60,49 @@ func Open(dir string, maxSize int64) (*Store, error) {
 			return nil, fmt.Errorf("open artifact store: %w", err)
 		}
 	}
-	return &Store{dir: dir, max: maxSize}, nil
+	s := &Store{dir: dir, max: maxSize, all: maxTotal}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open artifact store: %w", err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil {
+			s.held += info.Size()
+		}
+	}
+	return s, nil
+}
+
+// reserve makes room for bytes. Error: [ErrFull].
+func (s *Store) reserve(bytes int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held+bytes > s.all {
+		return fmt.Errorf("%w: it holds %d of %d bytes", ErrFull, s.held, s.all)
+	}
+	s.held += bytes
+	return nil
+}
+
+func (s *Store) giveBack(bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held -= bytes
+}
+
+// room reserves room for what is written.
+type room struct {
+	s     *Store
+	taken int64
+}
+
+// Write implements io.Writer.
+func (r *room) Write(b []byte) (int, error) {
+	if err := r.s.reserve(int64(len(b))); err != nil {
+		return 0, err
+	}
+	r.taken += int64(len(b))
+	return len(b), nil
 }
 
 // Hash is the name of content: its SHA-256 in lower-case hex.
@@ -73,7 +123,7 @@ func (s *Store) path(hash string) string { return filepath.Join(s.dir, hash) }
 
 // Put stores what r yields, on disk when it returns, and returns its hash. If
 // want is not empty the content must have that hash. Errors: [ErrTooLarge],
-// [ErrMismatch], [ErrHash], and r's own.
+// [ErrFull], [ErrMismatch], [ErrHash], and r's own.
 func (s *Store) Put(r io.Reader, want string) (string, error) {
 	if want != "" {
 		if err := CheckHash(want); err != nil {
@@ -86,8 +136,10 @@ func (s *Store) Put(r io.Reader, want string) (string, error) {
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
+	place := &room{s: s}
+	defer func() { s.giveBack(place.taken) }() // of what was not kept
 	sum := sha256.New()
-	n, err := io.Copy(io.MultiWriter(f, sum), io.LimitReader(r, s.max))
+	n, err := io.Copy(io.MultiWriter(place, f, sum), io.LimitReader(r, s.max))
 	if err != nil {
 		return "", fmt.Errorf("store artifact: %w", err)
 	}
@@ -100,9 +152,11 @@ func (s *Store) Put(r io.Reader, want string) (string, error) {
 	if want != "" && hash != want {
 		return "", fmt.Errorf("store artifact: %w: want %s, the content has %s", ErrMismatch, want, hash)
 	}
+	before := s.size(hash)
 	if err := s.keep(f, hash); err != nil {
 		return "", fmt.Errorf("store artifact %s: %w", hash, err)
 	}
+	place.taken = before // which it took the place of
 	return hash, nil
 }
 
@@ -159,6 +213,63 @@ func (s *Store) Get(hash string) ([]byte, error) {
 		return nil, fmt.Errorf("read artifact %s: %w: the file has %s", hash, ErrMismatch, got)
 	}
 	return content.Bytes(), nil
+}
+
+// size is how many bytes an artifact's file has; 0 if there is none.
+func (s *Store) size(hash string) int64 {
+	info, err := os.Stat(s.path(hash))
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// open returns an artifact's file, checked, for reading from its beginning. Errors
+// as of [Store.Get].
+func (s *Store) open(hash string) (*os.File, error) {
+	if err := CheckHash(hash); err != nil {
+		return nil, err
+	}
+	f, err := os.Open(s.path(hash))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, hash)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read artifact: %w", err)
+	}
+	sum := sha256.New()
+	if _, err = io.Copy(sum, f); err == nil {
+		_, err = f.Seek(0, io.SeekStart)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); err == nil && got != hash {
+		err = fmt.Errorf("%w: the file has %s", ErrMismatch, got)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("read artifact %s: %w", hash, err)
+	}
+	return f, nil
+}
+
+// Tidy deletes the artifacts that came before a time and that nobody wants, and
+// returns how many those were.
+func (s *Store) Tidy(before time.Time, wanted func(hash string) bool) (deleted int, err error) {
+	hashes, err := s.List()
+	if err != nil {
+		return 0, err
+	}
+	for _, hash := range hashes {
+		info, err := os.Stat(s.path(hash))
+		if err != nil || wanted(hash) || !info.ModTime().Before(before) {
+			continue
+		}
+		if err := os.Remove(s.path(hash)); err != nil {
+			return deleted, fmt.Errorf("delete artifact: %w", err)
+		}
+		s.giveBack(info.Size())
+		deleted++
+	}
+	return deleted, nil
 }
 
 // Has tells whether the store holds an artifact, without checking its content.

@@ -10,13 +10,14 @@ import (
 	"sync"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"pgregory.net/rapid"
 )
 
 func open(t testing.TB, size int64) *Store {
 	t.Helper()
-	s, err := Open(t.TempDir(), size)
+	s, err := Open(t.TempDir(), size, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,14 +114,14 @@ func TestMissing(t *testing.T) {
 
 func TestOpen(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := Open(dir, 0); err == nil {
+	if _, err := Open(dir, 0, 10); err == nil {
 		t.Error("a store for nothing opens")
 	}
 	left := filepath.Join(dir, ".new-123")
 	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(dir, 10)
+	s, err := Open(dir, 10, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ func TestOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, err = Open(dir, 10); err != nil || !s.Has(hash) {
+	if s, err = Open(dir, 10, 1<<20); err != nil || !s.Has(hash) {
 		t.Errorf("not kept: %v", err)
 	}
 }
@@ -161,7 +162,7 @@ func TestModel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := Open(dir, 8)
+		s, err := Open(dir, 8, 1<<20)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,4 +236,48 @@ func FuzzPut(f *testing.F) {
 			t.Errorf("got %q, %v", got, err)
 		}
 	})
+}
+
+// A store takes what it has room for, and has room again once that is deleted.
+func TestTotal(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(dir, 10, 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(text string) error {
+		_, err := s.Put(strings.NewReader(text), "")
+		return err
+	}
+	if err := errors.Join(put("abcdefgh"), put("abcdefgh"), put("0123456789")); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("xyz"); !errors.Is(err, ErrFull) {
+		t.Errorf("beyond the total: %v", err)
+	}
+	if err := put("xy"); err != nil {
+		t.Errorf("up to the total: %v", err)
+	}
+	if _, err := s.Put(strings.NewReader("q"), Hash([]byte("other"))); !errors.Is(err, ErrFull) {
+		t.Errorf("full: %v", err)
+	}
+	if s, err = Open(dir, 10, 20); err != nil {
+		t.Fatal(err)
+	}
+	if err := put("z"); !errors.Is(err, ErrFull) {
+		t.Errorf("after a restart: %v", err)
+	}
+	keep := Hash([]byte("0123456789"))
+	if n, err := s.Tidy(time.Now().Add(-time.Hour), func(string) bool { return false }); n != 0 || err != nil {
+		t.Errorf("deleted %d that are young (%v)", n, err)
+	}
+	if n, err := s.Tidy(time.Now().Add(time.Hour), func(hash string) bool { return hash == keep }); n != 2 || err != nil || !s.Has(keep) {
+		t.Errorf("deleted %d (%v)", n, err)
+	}
+	if err := put("abcdefghij"); err != nil {
+		t.Errorf("after some were deleted: %v", err)
+	}
+	if _, err := s.Put(strings.NewReader("longer than ten"), ""); err == nil || s.held != 20 {
+		t.Errorf("what was not kept holds room: %d (%v)", s.held, err)
+	}
 }

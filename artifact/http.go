@@ -17,7 +17,7 @@ const fetchTimeout = 2 * time.Minute
 // Handler serves GET, HEAD and PUT of /artifacts/{hash}. Who may put is for the
 // caller's middleware to say. Answers: 200, 201 for what was put, 400 for a
 // malformed hash, 404, 413 for what is too large, 422 for content that is not
-// what the hash says.
+// what the hash says, 507 if the store is full.
 func (s *Store) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /artifacts/{hash}", s.serve) // HEAD too
@@ -27,17 +27,18 @@ func (s *Store) Handler() http.Handler {
 
 func (s *Store) serve(w http.ResponseWriter, req *http.Request) {
 	hash := req.PathValue("hash")
-	content, err := s.Get(hash)
+	content, err := s.open(hash)
 	if err != nil {
 		refuse(w, err)
 		return
 	}
+	defer content.Close()
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("ETag", `"`+hash+`"`)
 	h.Set("Cache-Control", "public, max-age=31536000, immutable")
-	http.ServeContent(w, req, "", time.Time{}, bytes.NewReader(content))
+	http.ServeContent(w, req, "", time.Time{}, content)
 }
 
 func (s *Store) take(w http.ResponseWriter, req *http.Request) {
@@ -66,6 +67,8 @@ func refuse(w http.ResponseWriter, err error) {
 		http.Error(w, err.Error(), http.StatusNotFound)
 	case errors.Is(err, ErrTooLarge), errors.As(err, &closed):
 		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+	case errors.Is(err, ErrFull):
+		http.Error(w, err.Error(), http.StatusInsufficientStorage)
 	case errors.Is(err, ErrMismatch):
 		http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 	default: // paths and disks are not the caller's to know

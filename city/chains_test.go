@@ -44,7 +44,7 @@ func alone(t *testing.T) *daemon {
 		wake: make(chan struct{}, 1), frameworks: map[string]bsn.Framework{"kaia": framework{}},
 	}
 	var err error
-	if d.artifacts, err = artifact.Open(t.TempDir(), 1<<10); err != nil {
+	if d.artifacts, err = artifact.Open(t.TempDir(), 1<<10, 1<<20); err != nil {
 		t.Fatal(err)
 	}
 	return d

@@ -82,7 +82,7 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	if d.secret, err = secretFile(h.path("gateway.secret")); err != nil {
 		return err
 	}
-	if d.artifacts, err = artifact.Open(h.artifacts(), cfg.Artifacts.MaxBytes); err != nil {
+	if d.artifacts, err = artifact.Open(h.artifacts(), cfg.Artifacts.MaxBytes, cfg.Artifacts.MaxTotalBytes); err != nil {
 		return err
 	}
 	run, err := process.Open(h.Nodes(), d.log)
@@ -133,16 +133,18 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true) // gRPC
+	gate := &api.Gate{}
 	srv := &http.Server{
 		Handler: api.Handler(api.City{
 			Network: d.state.Network, Name: d.home.Name, Operator: d.state.Operator, GatewaySecret: d.secret,
 			Ledger: d.ledger, Artifacts: d.artifacts.Handler(), Runtime: d.runtime, Status: d.status, Apply: d.apply,
-			Fetch: d.fetchNamed,
+			Fetch: d.fetchNamed, MaxUpload: d.cfg.Artifacts.MaxUploadBytes, Gate: gate,
 		}),
 		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
+	gate.Guard(srv)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		g.Go(func() error {
@@ -174,6 +176,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	})
 	g.Go(func() error { return d.reconcile(ctx) })
 	g.Go(func() error { d.rotateLog(ctx); return nil })
+	g.Go(func() error { d.tidy(ctx); return nil })
 	return g.Wait()
 }
 

@@ -137,6 +137,49 @@ func (d *daemon) fetchNamed(ctx context.Context, hash string) error {
 	return err
 }
 
+const (
+	// tidyPause is the time between two looks for artifacts that no record names, and
+	// unnamedLife how long one is kept: it may be that of a record yet to come.
+	tidyPause   = time.Hour
+	unnamedLife = 24 * time.Hour
+)
+
+// tidy deletes the artifacts that no record names, so that uploads do not fill the
+// disk.
+func (d *daemon) tidy(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(tidyPause):
+		}
+		v := d.mirror.view()
+		if !v.fresh {
+			continue
+		}
+		named := v.named()
+		n, err := d.artifacts.Tidy(time.Now().Add(-unnamedLife), func(hash string) bool { return named[hash] })
+		d.try("tidy", err)
+		if n > 0 {
+			d.log.Info("deleted artifacts that no record names", "count", n)
+		}
+	}
+}
+
+// named are the hashes of all artifacts that apps and chains name.
+func (v view) named() map[string]bool {
+	m := map[string]bool{}
+	for _, c := range v.chains {
+		m[c.Genesis] = true
+	}
+	for _, a := range v.apps {
+		for _, version := range a.Versions {
+			m[version.Artifact] = true
+		}
+	}
+	return m
+}
+
 // names tells whether an app or a chain has an artifact of this hash.
 func (v view) names(hash string) bool {
 	for _, c := range v.chains {

@@ -78,7 +78,9 @@ type Alone struct {
 
 // Artifacts is the section of that name.
 type Artifacts struct {
-	MaxBytes int64 `yaml:"maxBytes"`
+	MaxBytes       int64 `yaml:"maxBytes"`
+	MaxTotalBytes  int64 `yaml:"maxTotalBytes"`
+	MaxUploadBytes int64 `yaml:"maxUploadBytes"`
 }
 
 // Software is the section of that name.
@@ -175,6 +177,9 @@ func (c Config) check() error {
 	}
 	if c.Artifacts.MaxBytes < 1 {
 		return errors.New("artifacts.maxBytes must be above 0")
+	}
+	if c.Artifacts.MaxTotalBytes < c.Artifacts.MaxBytes || c.Artifacts.MaxUploadBytes < 1 {
+		return errors.New("artifacts.maxTotalBytes must not be below artifacts.maxBytes, and artifacts.maxUploadBytes must be above 0")
 	}
 	return nil
 }

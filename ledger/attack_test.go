@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	abci "github.com/cometbft/cometbft/abci/types"
 	clienttx "github.com/cosmos/cosmos-sdk/client/tx"
 	sdk "github.com/cosmos/cosmos-sdk/types"
 	txtypes "github.com/cosmos/cosmos-sdk/types/tx"
@@ -389,5 +390,49 @@ func TestRefusedGenesisIsReplacedByAnotherMember(t *testing.T) {
 	}
 	if c := read[bsn.Chain](t, m, bsn.KindChain, "c3"); c.Status != bsn.ChainRunning || c.Genesis != good || c.Proposer != "city-1" {
 		t.Errorf("chain: %+v", c)
+	}
+}
+
+// TestNobodyFillsTheBlocks: of one writer a block takes a part, whoever else writes
+// gets in, and the next block takes more.
+func TestNobodyFillsTheBlocks(t *testing.T) {
+	m := begin(t, settle(t, 1, bsn.Parameters{AccountWrites: 100_000}).export(t))
+	alice, bob := m.client(t, "alice"), m.client(t, "bob")
+	large := make([]Message, 150)
+	for i := range large {
+		large[i] = SetProject(bsn.Project{Name: "web", Deployers: []string{"0x" + strings.Repeat("ab", 20)}})
+	}
+	flood := func() (taken int, err error) {
+		for ; taken < 1000; taken++ {
+			tx, err := alice.Sign(t.Context(), large...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r, err := m.app.CheckTx(&abci.RequestCheckTx{Tx: tx, Type: abci.CheckTxType_New}); err != nil || r.Code != 0 {
+				if err == nil {
+					err = refused(r.Log)
+				}
+				return taken, err
+			}
+		}
+		return taken, nil
+	}
+	first, err := flood()
+	refuse(t, err, "may write 600 times and 262144 bytes in a block; again in the next")
+	if first == 0 {
+		t.Fatal("nothing is taken")
+	}
+	tx, err := bob.Sign(t.Context(), SetProject(bsn.Project{Name: "web"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := m.app.CheckTx(&abci.RequestCheckTx{Tx: tx, Type: abci.CheckTxType_New}); err != nil || r.Code != 0 {
+		t.Errorf("another writer is held up: %v %v", r, err)
+	}
+	if _, err := bob.Write(t.Context(), SetProject(bsn.Project{Name: "web"})); err != nil { // a block
+		t.Fatal(err)
+	}
+	if again, err := flood(); again != first {
+		t.Errorf("%d in the next block, %d in the first (%v)", again, first, err)
 	}
 }

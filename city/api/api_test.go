@@ -89,7 +89,7 @@ func (w *world) start(dir string) error {
 	if err := w.node.Ready(ctx); err != nil {
 		return err
 	}
-	store, err := artifact.Open(dir+"/artifacts", largest)
+	store, err := artifact.Open(dir+"/artifacts", largest, 1<<30)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (w *world) start(dir string) error {
 		return err
 	}
 	w.server = httptest.NewUnstartedServer(Handler(City{
-		Network: network, Name: "paris", Operator: "op", GatewaySecret: secret, Ledger: w.node, Artifacts: store.Handler(), Runtime: run,
+		Network: network, Name: "paris", Operator: "op", GatewaySecret: secret, Ledger: w.node, Artifacts: store.Handler(), MaxUpload: 1 << 20, Runtime: run,
 		Fetch: func(_ context.Context, hash string) error {
 			if !store.Has(hash) {
 				return artifact.ErrNotFound
@@ -577,7 +577,8 @@ func TestCallersAreBounded(t *testing.T) {
 	if err := r.add("key", "1", now.Add(5*maxSkew)); err != nil {
 		t.Errorf("long after: %v", err)
 	}
-	var u uploads
+	const maxUpload = 1 << 30
+	u := uploads{most: maxUpload}
 	alice, bob := Caller{Name: "alice"}, Caller{Name: "bob"}
 	if err := errors.Join(u.take(alice, maxUpload, now), u.take(bob, 1, now)); err != nil {
 		t.Error(err)

@@ -128,6 +128,7 @@ type verifier struct {
 	// who resolves a ledger address.
 	who  func(address string) (kind bsn.Kind, name, parent string, err error)
 	seen requests
+	gate *Gate
 }
 
 var errUnsigned = errors.New("request is not signed: sign it with the key of an operator, city, portal or account of the network")
@@ -140,7 +141,8 @@ var errNotReady = errors.New("this city has not caught up with the ledger yet: t
 func (v *verifier) middleware(next http.Handler) http.Handler {
 	errorWriter := connect.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, ok, err := v.check(w, r)
+		c, ok, leave, err := v.check(w, r)
+		defer leave()
 		switch {
 		case err != nil:
 			code, status := connect.CodeUnauthenticated, http.StatusUnauthorized
@@ -163,38 +165,46 @@ func (v *verifier) middleware(next http.Handler) http.Handler {
 	})
 }
 
-func (v *verifier) check(w http.ResponseWriter, r *http.Request) (c Caller, ok bool, err error) {
+// check finds out who calls, if anyone is named, and lets the request in. Leave is
+// to be called when it has been answered.
+func (v *verifier) check(w http.ResponseWriter, r *http.Request) (c Caller, ok bool, leave func(), err error) {
+	leave = func() {}
 	if secret, found := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); found {
 		if v.gateway == "" || subtle.ConstantTimeCompare([]byte(secret), []byte(v.gateway)) != 1 {
-			return c, false, errors.New("unknown bearer secret")
+			return c, false, leave, errors.New("unknown bearer secret")
 		}
-		return Caller{Gateway: true}, true, nil
+		c = Caller{Gateway: true}
+		v.gate.known(r.Context(), c)
+		return c, true, leave, nil
 	}
 	if r.Header.Get(headerSignature) == "" {
 		if r.URL.Path != cityv1connect.CityServiceApplyProcedure {
-			return c, false, errUnsigned
+			return c, false, leave, errUnsigned
 		}
-		_, err := readBody(w, r)
-		return c, false, err
+		if leave, err = v.gate.enterUnsigned(); err != nil {
+			return c, false, func() {}, err
+		}
+		_, err := readBody(w, r, maxUnsigned)
+		return c, false, leave, err
 	}
 	public, err1 := hex.DecodeString(r.Header.Get(headerKey))
 	sig, err2 := hex.DecodeString(r.Header.Get(headerSignature))
 	ms, err3 := strconv.ParseInt(r.Header.Get(headerTime), 10, 64)
 	nonce := r.Header.Get(headerNonce)
 	if err := errors.Join(err1, err2, err3); err != nil || len(nonce) != 32 {
-		return c, false, errors.New("malformed signature headers")
+		return c, false, leave, errors.New("malformed signature headers")
 	}
 	if skew := time.Since(time.UnixMilli(ms)); skew > maxSkew || skew < -maxSkew {
-		return c, false, fmt.Errorf("request was signed %s from this city's time: set your clock", skew.Round(time.Second))
+		return c, false, leave, fmt.Errorf("request was signed %s from this city's time: set your clock", skew.Round(time.Second))
 	}
 	hash := r.Header.Get(headerBody)
 	text := signed(v.network, v.city, r.Method, r.URL.RequestURI(), hash, r.Header.Get(headerTime), nonce)
 	if !key.Verify(public, text, sig) {
-		return c, false, fmt.Errorf("signature does not match this request to city %q of network %q", v.city, v.network)
+		return c, false, leave, fmt.Errorf("signature does not match this request to city %q of network %q", v.city, v.network)
 	}
 	address, err := key.Address(public)
 	if err != nil {
-		return c, false, err
+		return c, false, leave, err
 	}
 	// Strangers end here: they take no memory and no time of the city's.
 	c.Kind, c.Name, c.Parent, err = v.who(address)
@@ -202,27 +212,45 @@ func (v *verifier) check(w http.ResponseWriter, r *http.Request) (c Caller, ok b
 		if !errors.Is(err, ledger.ErrStranger) {
 			err = fmt.Errorf("%w (%v)", errNotReady, err)
 		}
-		return Caller{}, false, err
+		return Caller{}, false, leave, err
 	}
-	if err := v.body(w, r, hash); err != nil {
-		return Caller{}, false, err
+	v.gate.known(r.Context(), c)
+	size := r.ContentLength
+	if upload(r) {
+		size = 0 // it goes to the disk as it comes
 	}
-	if err := v.seen.add(string(public), nonce, time.Now()); err != nil {
-		return Caller{}, false, err
+	if leave, err = v.gate.enter(c, size, streams[r.URL.Path]); err != nil {
+		return Caller{}, false, func() {}, err
 	}
-	return c, true, nil
+	if err = v.body(w, r, hash); err == nil {
+		err = v.seen.add(string(public), nonce, time.Now())
+	}
+	if err != nil {
+		return Caller{}, false, leave, err
+	}
+	return c, true, leave, nil
+}
+
+// streams are the requests that go on until the caller ends them.
+var streams = map[string]bool{
+	cityv1connect.CityServiceFollowProcedure: true, cityv1connect.CityServiceLogsProcedure: true,
+}
+
+// upload tells whether a request brings an artifact.
+func upload(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.Path, artifactPath) && r.Method == http.MethodPut
 }
 
 // body compares the body with the hash that was signed. An artifact is compared
 // with its own name, and that with its content by the store.
 func (v *verifier) body(w http.ResponseWriter, r *http.Request, hash string) error {
-	if name, isArtifact := strings.CutPrefix(r.URL.Path, artifactPath); isArtifact && r.Method == http.MethodPut {
-		if name != hash {
+	if upload(r) {
+		if strings.TrimPrefix(r.URL.Path, artifactPath) != hash {
 			return errors.New("signed body is not the artifact of this name")
 		}
 		return nil
 	}
-	body, err := readBody(w, r)
+	body, err := readBody(w, r, maxBody)
 	if err != nil {
 		return err
 	}
@@ -233,12 +261,12 @@ func (v *verifier) body(w http.ResponseWriter, r *http.Request, hash string) err
 }
 
 // readBody reads a request whole before anything is done with it, and puts it back.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error) {
 	deadline := http.NewResponseController(w)
 	if err := deadline.SetReadDeadline(time.Now().Add(bodyTimeout)); err != nil {
 		return nil, fmt.Errorf("read request: %w", err)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	if err != nil {
 		return nil, fmt.Errorf("read request: %w", err)
 	}

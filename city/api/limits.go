@@ -13,8 +13,6 @@ const (
 	// refused, and nobody else.
 	maxRequests    = 50_000
 	maxAllRequests = 500_000
-	// maxUpload is the most bytes of artifacts that one caller may upload a day.
-	maxUpload = 1 << 30
 )
 
 // errTooMany means that a caller has to wait.
@@ -62,9 +60,10 @@ func (r *requests) add(key, nonce string, at time.Time) error {
 
 // uploads counts the bytes that callers upload.
 type uploads struct {
+	most  int64 // a caller's in a day; all of a group's is groupFactor times that
 	mu    sync.Mutex
 	began time.Time
-	bytes map[Caller]int64
+	bytes map[string]int64
 }
 
 // take counts an upload, or refuses it.
@@ -72,11 +71,15 @@ func (u *uploads) take(c Caller, size int64, at time.Time) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if at.Sub(u.began) > 24*time.Hour {
-		u.began, u.bytes = at, map[Caller]int64{}
+		u.began, u.bytes = at, map[string]int64{}
 	}
-	if u.bytes[c]+size > maxUpload {
-		return fmt.Errorf("%s %q may upload %d bytes a day to a city", c.Kind, c.Name, int64(maxUpload))
+	if u.bytes[c.id()]+size > u.most {
+		return fmt.Errorf("%s %q may upload %d bytes a day to a city", c.Kind, c.Name, u.most)
 	}
-	u.bytes[c] += size
+	if u.bytes[c.group()]+size > groupFactor*u.most {
+		return fmt.Errorf("those of %s together may upload %d bytes a day to a city", c.group(), groupFactor*u.most)
+	}
+	u.bytes[c.id()] += size
+	u.bytes[c.group()] += size
 	return nil
 }

@@ -32,28 +32,38 @@ type Ledger interface {
 	Who(address string) (kind bsn.Kind, name, parent string, err error)
 }
 
+// artifactTimeout is how long an artifact may take on its way.
+const artifactTimeout = 5 * time.Minute
+
 // City is what the API serves.
 type City struct {
 	Network, Name, Operator string
 	// GatewaySecret lets the city's own gateway read the records.
 	GatewaySecret string
 	Ledger        Ledger
-	// Artifacts serves /artifacts/{hash}.
+	// Artifacts serves /artifacts/{hash}; a caller may upload MaxUpload bytes a day.
 	Artifacts http.Handler
+	MaxUpload int64
 	// Fetch brings an artifact here from another city, if it is not here yet.
 	Fetch   func(ctx context.Context, hash string) error
 	Runtime bsn.Runtime
 	Status  func(context.Context) (*cityv1.StatusResponse, error)
+	// Gate bounds what callers take; the server that serves the handler is to be
+	// guarded by it.
+	Gate *Gate
 	// Apply handles an application to join.
 	Apply func(context.Context, *cityv1.ApplyRequest) (*cityv1.ApplyResponse, error)
 }
 
 // Handler serves the city's API.
 func Handler(c City) http.Handler {
+	if c.Gate == nil {
+		c.Gate = &Gate{}
+	}
 	mux := http.NewServeMux()
 	mux.Handle(cityv1connect.NewCityServiceHandler(service{c}, connect.WithReadMaxBytes(maxBody)))
-	mux.Handle(artifactPath, &artifacts{next: c.Artifacts, fetch: c.Fetch})
-	v := &verifier{network: c.Network, city: c.Name, gateway: c.GatewaySecret, who: c.Ledger.Who}
+	mux.Handle(artifactPath, &artifacts{next: c.Artifacts, fetch: c.Fetch, taken: uploads{most: c.MaxUpload}})
+	v := &verifier{network: c.Network, city: c.Name, gateway: c.GatewaySecret, who: c.Ledger.Who, gate: c.Gate}
 	return v.middleware(mux)
 }
 
@@ -84,6 +94,12 @@ func (a *artifacts) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, err.Error(), http.StatusTooManyRequests)
 			return
 		}
+	}
+	// Who sends or reads slowly does not hold the connection for ever.
+	deadline, end := http.NewResponseController(w), time.Now().Add(artifactTimeout)
+	if err := errors.Join(deadline.SetReadDeadline(end), deadline.SetWriteDeadline(end)); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
 	if hash, _ := strings.CutPrefix(r.URL.Path, artifactPath); r.Method == http.MethodGet && c.Kind != bsn.KindCity {
 		// Between cities each answers for itself, or they would ask each other for ever.

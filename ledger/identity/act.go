@@ -69,7 +69,7 @@ func (k *Keeper) Act(ctx sdk.Context, m *pb.MsgAct) (*pb.MsgActResponse, error) 
 		return nil, err
 	}
 	// The transaction was counted as one write.
-	if err := k.writers.Spend(ctx, w, m.Key, len(messages)-1); err != nil {
+	if err := k.writers.Spend(ctx, w, m.Key, len(messages)-1, 0); err != nil {
 		return nil, err
 	}
 	own := 0

@@ -63,7 +63,7 @@ type Charge struct{ Keeper *Keeper }
 
 // AnteHandle implements sdk.AnteDecorator.
 func (d Charge) AnteHandle(ctx sdk.Context, tx sdk.Tx, simulate bool, next sdk.AnteHandler) (sdk.Context, error) {
-	if err := d.Keeper.charge(ctx, tx, brought(ctx, tx)); err != nil {
+	if err := d.Keeper.charge(ctx, tx, brought(ctx, tx), len(ctx.TxBytes())); err != nil {
 		return ctx, err
 	}
 	return next(ctx, tx, simulate)
@@ -77,7 +77,7 @@ type Settle struct{ Keeper *Keeper }
 // PostHandle implements sdk.PostDecorator.
 func (d Settle) PostHandle(ctx sdk.Context, tx sdk.Tx, simulate, success bool, next sdk.PostHandler) (sdk.Context, error) {
 	if more := int(ctx.GasMeter().GasConsumed()/writeGas) - brought(ctx, tx); success && more > 0 {
-		if err := d.Keeper.charge(ctx, tx, more); err != nil {
+		if err := d.Keeper.charge(ctx, tx, more, 0); err != nil {
 			return ctx, err
 		}
 	}
@@ -89,7 +89,7 @@ func brought(ctx sdk.Context, tx sdk.Tx) int {
 	return max(len(tx.GetMsgs()), len(ctx.TxBytes())/writeBytes)
 }
 
-func (k *Keeper) charge(ctx sdk.Context, tx sdk.Tx, writes int) error {
+func (k *Keeper) charge(ctx sdk.Context, tx sdk.Tx, writes, bytes int) error {
 	address, err := signer(tx)
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (k *Keeper) charge(ctx sdk.Context, tx sdk.Tx, writes int) error {
 	if !ok {
 		return errors.New("transaction was not admitted")
 	}
-	return k.Spend(ctx, w, address, writes)
+	return k.Spend(ctx, w, address, writes, bytes)
 }
 
 func signer(tx sdk.Tx) (string, error) {

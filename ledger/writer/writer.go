@@ -25,6 +25,16 @@ const StoreKey = "bsn-writer"
 // window is the span, in seconds of ledger time, over which writes are counted.
 const window = 3600
 
+// burst and burstBytes are how many writes of one writer a block takes, and how
+// many bytes of them: a quarter of a block, so that nobody fills the blocks; nor
+// what waits for one, since that counts as if it were in the next. The accounts of
+// a portal together may have portalFactor times as much.
+const (
+	burst        = 600
+	burstBytes   = 256 << 10
+	portalFactor = 2
+)
+
 // ErrStranger is wrapped where a signer's address is not registered, or not as
 // what the message asks for.
 var ErrStranger = errors.New("signer may not do this")
@@ -63,6 +73,10 @@ func allowance(p bsn.Parameters, kind bsn.Kind) int64 {
 type use struct {
 	Window int64 `json:"window"` // since which second
 	Count  int64 `json:"count"`
+	// Burst and Bytes are what is written in the block of this height.
+	Block int64 `json:"block,omitempty"`
+	Burst int64 `json:"burst,omitempty"`
+	Bytes int64 `json:"bytes,omitempty"`
 }
 
 // Keeper holds the registered keys.
@@ -156,10 +170,10 @@ func (k *Keeper) As(ctx context.Context, address string, kinds ...bsn.Kind) (Wri
 }
 
 // Spend counts writes by an address against the allowance of the writer that it is,
-// and that of its portal. Where several keys have to agree, each has the allowance to
-// itself: one that fell into wrong hands does not silence the others. Error:
-// ErrAllowance.
-func (k *Keeper) Spend(ctx context.Context, w Writer, address string, writes int) error {
+// of the hour and of the block, and that of its portal. Where several keys have to
+// agree, each has the allowance to itself: one that fell into wrong hands does not
+// silence the others. Error: ErrAllowance.
+func (k *Keeper) Spend(ctx context.Context, w Writer, address string, writes, bytes int) error {
 	p, err := k.parameters.Get(ctx)
 	if err != nil {
 		return fmt.Errorf("read allowance: %w", err)
@@ -168,18 +182,18 @@ func (k *Keeper) Spend(ctx context.Context, w Writer, address string, writes int
 	if w.Threshold > 1 {
 		id += "/" + address
 	}
-	if err := k.spend(ctx, w, id, allowance(p, w.Kind), writes); err != nil {
+	if err := k.spend(ctx, w, id, allowance(p, w.Kind), 1, writes, bytes); err != nil {
 		return err
 	}
 	if w.Kind == bsn.KindAccount {
 		portal := Writer{Kind: bsn.KindPortal, Name: w.Parent}
-		return k.spend(ctx, portal, portal.id(), p.PortalWrites, writes)
+		return k.spend(ctx, portal, portal.id(), p.PortalWrites, portalFactor, writes, bytes)
 	}
 	return nil
 }
 
-func (k *Keeper) spend(ctx context.Context, w Writer, id string, limit int64, writes int) error {
-	now := sdk.UnwrapSDKContext(ctx).BlockTime().Unix()
+func (k *Keeper) spend(ctx context.Context, w Writer, id string, limit, factor int64, writes, bytes int) error {
+	height, now := sdk.UnwrapSDKContext(ctx).BlockHeight(), sdk.UnwrapSDKContext(ctx).BlockTime().Unix()
 	u, err := k.used.Get(ctx, id)
 	if err != nil && !errors.Is(err, collections.ErrNotFound) {
 		return fmt.Errorf("read use: %w", err)
@@ -189,6 +203,14 @@ func (k *Keeper) spend(ctx context.Context, w Writer, id string, limit int64, wr
 	}
 	if u.Count += int64(writes); u.Count > limit {
 		return fmt.Errorf("%w: %s %q may write %d times an hour; again in %d s", ErrAllowance, w.Kind, w.Name, limit, u.Window+window-now)
+	}
+	if u.Block != height {
+		u.Block, u.Burst, u.Bytes = height, 0, 0
+	}
+	u.Burst += int64(writes)
+	u.Bytes += int64(bytes)
+	if u.Burst > factor*burst || u.Bytes > factor*burstBytes {
+		return fmt.Errorf("%w: %s %q may write %d times and %d bytes in a block; again in the next", ErrAllowance, w.Kind, w.Name, factor*burst, factor*burstBytes)
 	}
 	return k.used.Set(ctx, id, u)
 }
