@@ -37,10 +37,12 @@ type Invitation struct {
 	// Genesis is the SHA-256 of the ledger's genesis in hex, so that the new city
 	// does not have to trust what it is handed.
 	Genesis string `json:"genesis"`
-	City    string `json:"city"` // who may apply
-	API     string `json:"api"`  // where
-	Expires int64  `json:"expires"`
-	Nonce   []byte `json:"nonce"`
+	// Trust is a block of the ledger, for the same reason.
+	Trust   ledger.Trust `json:"trust,omitzero"`
+	City    string       `json:"city"` // who may apply
+	API     string       `json:"api"`  // where
+	Expires int64        `json:"expires"`
+	Nonce   []byte       `json:"nonce"`
 	// Signature by the issuing city's key of the JSON of the other fields.
 	Signature []byte `json:"signature,omitempty"`
 }
@@ -74,9 +76,13 @@ func (h Home) Invite(city string, apiURL string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	trust, err := h.trust(context.Background(), s)
+	if err != nil {
+		trust = ledger.Trust{} // the new city follows the ledger block by block
+	}
 	sum := sha256.Sum256(genesis)
 	i := Invitation{
-		Network: s.Network, Net: s.Net, Genesis: hex.EncodeToString(sum[:]), City: city, API: apiURL,
+		Network: s.Network, Net: s.Net, Genesis: hex.EncodeToString(sum[:]), Trust: trust, City: city, API: apiURL,
 		Expires: time.Now().Add(invitationLife).Unix(), Nonce: make([]byte, 8),
 	}
 	rand.Read(i.Nonce) // never fails
@@ -181,7 +187,14 @@ func (h Home) joined(s State, i Invitation, r *cityv1.ApplyResponse) error {
 	if err := ledger.WriteGenesis(h.ledger(), r.Genesis); err != nil {
 		return err
 	}
-	s.Network, s.Net, s.Index, s.Peers = i.Network, i.Net, c.Index, r.Peers
+	s.Network, s.Net, s.Index, s.Trust = i.Network, i.Net, c.Index, i.Trust
+	for _, b := range r.Cities {
+		var o bsn.City
+		if err := json.Unmarshal(b, &o); err != nil {
+			return fmt.Errorf("decode record of another city: %w", err)
+		}
+		s.Cities = append(s.Cities, o)
+	}
 	return h.save(s)
 }
 
@@ -248,9 +261,14 @@ func (d *daemon) admitted(ctx context.Context, a ledger.Admission) (*cityv1.Appl
 		return nil, false, err
 	}
 	for _, o := range cities {
-		if o.Name != a.City && o.Status == bsn.CityActive {
-			r.Peers = append(r.Peers, d.peer(o))
+		if o.Name == a.City || !o.Status.Member() {
+			continue
 		}
+		b, err := json.Marshal(o)
+		if err != nil {
+			return nil, false, fmt.Errorf("encode city: %w", err)
+		}
+		r.Cities = append(r.Cities, b)
 	}
 	return r, true, nil
 }

@@ -68,6 +68,9 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	if d.state.Network == "" {
 		return fmt.Errorf("city %q is not part of a network: found one with `bsn city init --network NAME`, or `bsn city join INVITATION`", h.Name)
 	}
+	if err := h.checkNetwork(d.state); err != nil {
+		return err
+	}
 	unlock, err := h.lock()
 	if err != nil {
 		return err
@@ -91,8 +94,14 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	}
 	d.runtime = run
 	defer func() { err = errors.Join(err, run.Close()) }()
+	prepare, err := d.prepareLedger()
+	if err != nil {
+		return err
+	}
 	if d.ledger, err = ledger.Hold(ledger.NodeConfig{
-		Home: h.ledger(), Listen: d.addr(bsn.PortLedger), Peers: d.state.Peers, Log: d.log.With("part", "ledger"),
+		Home: h.ledger(), Listen: d.addr(bsn.PortLedger), Peers: d.firstPeers(), Log: d.log.With("part", "ledger"),
+		History: ledger.History{SnapshotInterval: cfg.Ledger.SnapshotInterval, Snapshots: cfg.Ledger.Snapshots, Blocks: cfg.Ledger.Blocks},
+		Prepare: prepare,
 	}); err != nil {
 		return err
 	}

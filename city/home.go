@@ -64,8 +64,13 @@ type State struct {
 	Net     bsn.Net `json:"net,omitempty"`
 	// Index of the city in virtual addresses, from its admission.
 	Index int `json:"index,omitempty"`
-	// Peers are the ledger nodes to begin with, "id@host:port".
-	Peers []string `json:"peers,omitempty"`
+	// Cities are the others, as this one knew them last: where to begin before the
+	// ledger can be read.
+	Cities []bsn.City `json:"cities,omitempty"`
+	// Trust is a block of the ledger from which the city proves the state that it takes
+	// over from others, as long as it has none, and with Resync once more.
+	Trust  ledger.Trust `json:"trust,omitzero"`
+	Resync bool         `json:"resync,omitempty"`
 }
 
 // ErrNoCity means that no city of this name lies under this $BSN_HOME.
@@ -96,6 +101,16 @@ func (h Home) save(s State) error {
 		return fmt.Errorf("write city: %w", err)
 	}
 	return nil
+}
+
+// update changes what is stored of the city, as it is there now.
+func (h Home) update(change func(*State)) error {
+	s, err := h.Load()
+	if err != nil {
+		return err
+	}
+	change(&s)
+	return h.save(s)
 }
 
 // Local lists the cities whose state lies under root, running or not.

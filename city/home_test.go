@@ -259,7 +259,7 @@ func TestJoin(t *testing.T) {
 		}
 	}
 	s, err := h.Load()
-	if err != nil || s.Network != "test-net" || s.Net != 77 || s.Index != 2 || len(s.Peers) != 1 {
+	if err != nil || s.Network != "test-net" || s.Net != 77 || s.Index != 2 || len(s.Cities) != 1 {
 		t.Errorf("%+v %v", s, err)
 	}
 	// Whoever else holds the invitation comes too late.

@@ -177,6 +177,16 @@ func (d *daemon) connect(v view, self bsn.City) error {
 	return err
 }
 
+// firstPeers are the ledger's nodes to begin with.
+func (d *daemon) firstPeers() (out []string) {
+	for _, c := range d.state.Cities {
+		if c.Name != d.home.Name && c.Status == bsn.CityActive {
+			out = append(out, d.peer(c))
+		}
+	}
+	return out
+}
+
 // peer is where the ledger's nodes reach a city's, "id@host:port": at its virtual
 // address, wherever it is.
 func (d *daemon) peer(c bsn.City) string {

@@ -33,6 +33,7 @@ const maxFile = 1 << 20
 type Config struct {
 	Log       Log       `yaml:"log"`
 	City      City      `yaml:"city"`
+	Ledger    Ledger    `yaml:"ledger"`
 	Gateway   Gateway   `yaml:"gateway"`
 	Artifacts Artifacts `yaml:"artifacts"`
 	Software  Software  `yaml:"software"`
@@ -47,6 +48,13 @@ type Log struct {
 type City struct {
 	API    string    `yaml:"api"`
 	Refuse []Refusal `yaml:"refuse"`
+}
+
+// Ledger is the section of that name.
+type Ledger struct {
+	SnapshotInterval uint64 `yaml:"snapshotInterval"`
+	Snapshots        uint32 `yaml:"snapshots"`
+	Blocks           uint64 `yaml:"blocks"`
 }
 
 // Refusal is an app, or "account/*", that a city does not take.
@@ -174,6 +182,9 @@ func (c Config) check() error {
 	}
 	if a := c.Gateway.Alone; a.Writes < time.Second || a.Reads < a.Writes {
 		return fmt.Errorf("gateway.alone: reads (%v) must be at least as long as writes (%v), and those a second", a.Reads, a.Writes)
+	}
+	if c.Ledger.SnapshotInterval > 0 && c.Ledger.Snapshots < 2 {
+		return errors.New("ledger.snapshots must be at least 2: who fetches one needs the time until the next")
 	}
 	if c.Artifacts.MaxBytes < 1 {
 		return errors.New("artifacts.maxBytes must be above 0")

@@ -16,6 +16,7 @@ import (
 	"github.com/openbsn/bsn/ledger/identity"
 	"github.com/openbsn/bsn/ledger/operator"
 	"github.com/openbsn/bsn/ledger/parameter"
+	"github.com/openbsn/bsn/ledger/record"
 	"github.com/openbsn/bsn/ledger/writer"
 )
 
@@ -81,17 +82,31 @@ func NewGenesis(network string, net bsn.Net, founder Admission, parameters bsn.P
 
 // GenesisNet reads the network's name and its Net from a genesis.
 func GenesisNet(genesis []byte) (network string, net bsn.Net, err error) {
+	network, o, err := genesisOperators(genesis)
+	return network, o.Net, err
+}
+
+// GenesisCities reads the network's name and the cities that it begins with, in
+// order of name.
+func GenesisCities(genesis []byte) (network string, cities []bsn.City, err error) {
+	network, o, err := genesisOperators(genesis)
+	for _, name := range record.SortedKeys(o.Cities) {
+		cities = append(cities, o.Cities[name])
+	}
+	return network, cities, err
+}
+
+func genesisOperators(genesis []byte) (network string, o operator.State, err error) {
 	doc, err := cmttypes.GenesisDocFromJSON(genesis)
 	if err != nil {
-		return "", 0, fmt.Errorf("decode genesis: %w", err)
+		return "", o, fmt.Errorf("decode genesis: %w", err)
 	}
 	var state map[string]json.RawMessage
 	if err := json.Unmarshal(doc.AppState, &state); err != nil {
-		return "", 0, fmt.Errorf("decode genesis: %w", err)
+		return "", o, fmt.Errorf("decode genesis: %w", err)
 	}
-	var o operator.State
 	if err := json.Unmarshal(state[operator.StoreKey], &o); err != nil {
-		return "", 0, fmt.Errorf("decode genesis: %w", err)
+		return "", o, fmt.Errorf("decode genesis: %w", err)
 	}
-	return doc.ChainID, o.Net, nil
+	return doc.ChainID, o, nil
 }

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	cmttypes "github.com/cometbft/cometbft/types"
+
 	"github.com/openbsn/bsn"
 )
 
@@ -30,12 +32,15 @@ type Holder struct {
 	retrying   bool       // guarded by restarting
 
 	mu      sync.Mutex
+	ctx     context.Context // ends with Stop
+	end     context.CancelFunc
 	config  NodeConfig
 	network string
 	tenure  *tenure
 	changed chan struct{} // closes with the next change of tenure
 	last    Status        // of the node before
 	failed  error         // why the last start failed
+	note    string        // how far the preparation is
 	stopped bool
 }
 
@@ -47,9 +52,20 @@ type tenure struct {
 	users sync.WaitGroup
 }
 
-// Hold starts a node and holds it until Stop.
+// Hold starts a node and holds it until Stop. Where there is something to prepare it
+// does so in the background.
 func Hold(c NodeConfig) (*Holder, error) {
 	h := &Holder{config: c, changed: make(chan struct{})}
+	h.ctx, h.end = context.WithCancel(context.Background())
+	if c.Prepare != nil {
+		doc, err := cmttypes.GenesisDocFromFile(GenesisFile(c.Home))
+		if err != nil {
+			return nil, fmt.Errorf("read genesis: %w", err)
+		}
+		h.network, h.retrying = doc.ChainID, true
+		go h.retry(0)
+		return h, nil
+	}
 	if err := h.start(); err != nil {
 		return nil, err
 	}
@@ -61,7 +77,11 @@ func (h *Holder) start() error {
 	h.mu.Lock()
 	c := h.config
 	h.mu.Unlock()
-	n, err := Start(c)
+	err := h.prepare(c)
+	var n *Node
+	if err == nil {
+		n, err = Start(c)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.failed = err; err != nil {
@@ -70,7 +90,57 @@ func (h *Holder) start() error {
 	t := &tenure{node: n}
 	t.ctx, t.end = context.WithCancel(context.Background())
 	h.set(t)
+	if n.guard.vouch() {
+		go h.vouched(t)
+	}
 	return nil
+}
+
+// prepare does once what comes before the first start.
+func (h *Holder) prepare(c NodeConfig) error {
+	if c.Prepare == nil {
+		return nil
+	}
+	tell := func(text string) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.note = text
+	}
+	err := c.Prepare(h.ctx, tell)
+	tell("")
+	if err == nil {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.config.Prepare = nil
+	}
+	return err
+}
+
+// vouched releases a restored node whose former self is said to be gone, once it has
+// heard from its peers what that signed last. Then it starts again: consensus does
+// not ask a second time for a signature that it did not get.
+func (h *Holder) vouched(t *tenure) {
+	_, err := use(t.ctx, h, 0, func(ctx context.Context, n *Node, _ bool) (struct{}, error) {
+		if err := n.Ready(ctx); err != nil {
+			return struct{}{}, err
+		}
+		select {
+		case <-ctx.Done():
+			return struct{}{}, ctx.Err()
+		case <-time.After(goneWait):
+		}
+		height, round, step, err := n.votes(ctx)
+		if err == nil {
+			n.guard.vouched(height, round, step)
+		}
+		return struct{}{}, err
+	})
+	if err == nil {
+		err = h.Restart(nil)
+	}
+	if err != nil && h.ctx.Err() == nil {
+		h.config.Log.Warn("the restored node does not take its part yet", "error", err)
+	}
 }
 
 // set changes the tenure, with mu held.
@@ -129,15 +199,16 @@ func (h *Holder) Restart(change func(*NodeConfig)) error {
 	err := h.start()
 	if err != nil && !h.retrying {
 		h.retrying = true
-		go h.retry()
+		go h.retry(restartPause)
 	}
 	return err
 }
 
-// retry starts the node again and again until one runs or none is wanted.
-func (h *Holder) retry() {
-	for done := false; !done; {
-		time.Sleep(restartPause)
+// retry starts the node again and again, first after a pause, until one runs or none
+// is wanted.
+func (h *Holder) retry(pause time.Duration) {
+	for done := false; !done; pause = restartPause {
+		time.Sleep(pause)
 		h.restarting.Lock()
 		h.mu.Lock()
 		done = h.stopped || h.tenure != nil
@@ -152,6 +223,7 @@ func (h *Holder) retry() {
 
 // Stop ends the node for good.
 func (h *Holder) Stop() error {
+	h.end()
 	h.restarting.Lock()
 	defer h.restarting.Unlock()
 	h.mu.Lock()
@@ -226,7 +298,7 @@ func (h *Holder) Connect(peers []string) error {
 // Status asks the node. While there is none it tells of the one before.
 func (h *Holder) Status(ctx context.Context) (Status, error) {
 	h.mu.Lock()
-	t, s, failed := h.tenure, h.last, h.failed
+	t, s, failed, note := h.tenure, h.last, h.failed, h.note
 	if t != nil {
 		t.users.Add(1)
 	}
@@ -239,6 +311,9 @@ func (h *Holder) Status(ctx context.Context) (Status, error) {
 	s.Halted = time.Since(s.Time) > haltedAfter
 	if failed != nil {
 		s.Error = failed.Error()
+	}
+	if note != "" {
+		s.Restarting, s.Halted, s.Syncing, s.Error = false, false, true, note
 	}
 	return s, nil
 }
@@ -301,11 +376,6 @@ func (h *Holder) Follow(ctx context.Context, from int64) iter.Seq2[bsn.Block, er
 			}
 		}
 	}
-}
-
-// Trust is Node's.
-func (h *Holder) Trust(ctx context.Context) (Trust, error) {
-	return use(ctx, h, restartWait, func(ctx context.Context, n *Node, _ bool) (Trust, error) { return n.Trust(ctx) })
 }
 
 // LightBlock implements Source.

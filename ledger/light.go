@@ -2,11 +2,18 @@ package ledger
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
 
+	"github.com/cometbft/cometbft/config"
 	"github.com/cometbft/cometbft/light/provider"
 	cmtproto "github.com/cometbft/cometbft/proto/tendermint/types"
+	blockstore "github.com/cometbft/cometbft/store"
 	cmttypes "github.com/cometbft/cometbft/types"
 
 	"github.com/openbsn/bsn"
@@ -97,26 +104,64 @@ func decodeLight(network string, b []byte) (*cmttypes.LightBlock, error) {
 	return block, nil
 }
 
-// Trust returns a block for others to begin with: that of the newest snapshot, from
-// which the way to its state is short, else the newest.
-func (n *Node) Trust(ctx context.Context) (Trust, error) {
-	offered, _, err := n.Snapshots(ctx)
+// TrustOf returns a block for a node to begin with, as a source names it, unproven:
+// that of its newest snapshot, from which the way to its state is short, else its
+// newest.
+func TrustOf(ctx context.Context, network string, s Source) (Trust, error) {
+	offered, oldest, err := s.Snapshots(ctx)
 	if err != nil {
 		return Trust{}, err
 	}
 	height := int64(0)
-	if len(offered) > 0 && offered[0].Height >= n.comet.BlockStore().Base() {
+	if len(offered) > 0 && offered[0].Height >= oldest {
 		height = offered[0].Height
 	}
-	b, err := n.LightBlock(ctx, height)
+	b, err := s.LightBlock(ctx, height)
 	if err != nil {
 		return Trust{}, err
 	}
-	block, err := decodeLight(n.network, b)
+	block, err := decodeLight(network, b)
 	if err != nil {
 		return Trust{}, err
 	}
 	return trust(block), nil
+}
+
+// LastTrust returns such a block of the node in home, which must not run. Error:
+// fs.ErrNotExist if it has none.
+func LastTrust(home string) (t Trust, err error) {
+	cfg := cometConfig(NodeConfig{Home: home})
+	if _, err := os.Stat(filepath.Join(cfg.DBDir(), "blockstore.db")); err != nil {
+		return t, fmt.Errorf("read blocks: %w", err)
+	}
+	db, err := config.DefaultDBProvider(&config.DBContext{ID: "blockstore", Config: cfg})
+	if err != nil {
+		return t, fmt.Errorf("read blocks: %w", err)
+	}
+	blocks := blockstore.NewBlockStore(db)
+	defer func() { err = errors.Join(err, blocks.Close()) }()
+	if blocks.Height() < 1 {
+		return t, fmt.Errorf("read blocks: there is none: %w", fs.ErrNotExist)
+	}
+	height := blocks.Height()
+	entries, err := os.ReadDir(filepath.Join(home, "snapshots"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return t, fmt.Errorf("list snapshots: %w", err)
+	}
+	newest := int64(0)
+	for _, e := range entries {
+		if h, err := strconv.ParseInt(e.Name(), 10, 64); err == nil && h > newest && h >= blocks.Base() && h <= height {
+			newest = h
+		}
+	}
+	if newest > 0 {
+		height = newest
+	}
+	meta := blocks.LoadBlockMeta(height)
+	if meta == nil {
+		return t, fmt.Errorf("read block %d: %w", height, fs.ErrNotExist)
+	}
+	return Trust{Height: height, Hash: hex.EncodeToString(meta.BlockID.Hash)}, nil
 }
 
 // witness gives CometBFT's light client a source.

@@ -46,6 +46,9 @@ type NodeConfig struct {
 	Log    *slog.Logger
 	// History is what the node keeps for others.
 	History History
+	// Prepare, if set, runs before the first start of a Holder's node, and again until
+	// it succeeds; it tells how far it is in words for people.
+	Prepare func(ctx context.Context, tell func(string)) error
 	// pause is commitPause where it is not set.
 	pause time.Duration
 }
@@ -58,6 +61,7 @@ type Node struct {
 	local   *local.Local
 	network string
 	waiting waiting
+	guard   *guard
 	// end stops watch, which closes ended.
 	end   context.CancelFunc
 	ended chan struct{}
@@ -194,8 +198,11 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 	if err != nil {
 		return err
 	}
+	if n.guard, err = newGuard(c.Home, validator, c.Log); err != nil {
+		return err
+	}
 	n.peers = slices.Clone(c.Peers)
-	n.comet, err = node.NewNode(cfg, validator, key,
+	n.comet, err = node.NewNode(cfg, n.guard, key,
 		proxy.NewLocalClientCreator(consensusApp{n.app.BaseApp}), node.DefaultGenesisDocProviderFunc(cfg),
 		openStore, node.DefaultMetricsProvider(cfg.Instrumentation), logger{c.Log})
 	if err != nil {
@@ -215,6 +222,9 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 		defer close(n.ended)
 		n.watch(ctx, height)
 	}()
+	if n.guard.watching() {
+		c.Log.Info("restored from a backup: it signs no block before it has seen that nobody else does with its key")
+	}
 	return nil
 }
 

@@ -71,6 +71,8 @@ func ExportState(home string) (e Export, err error) {
 	return app.export(doc.ChainID, last.LastBlockTime)
 }
 
+var errNoBlock = errors.New("the ledger node has no block yet")
+
 // lastState reads what CometBFT keeps of the newest block.
 func lastState(cfg *config.Config) (s sm.State, err error) {
 	db, err := config.DefaultDBProvider(&config.DBContext{ID: "state", Config: cfg})
@@ -83,7 +85,7 @@ func lastState(cfg *config.Config) (s sm.State, err error) {
 		return s, fmt.Errorf("read ledger node's state: %w", err)
 	}
 	if s.LastBlockHeight < 1 {
-		return s, errors.New("the ledger node has no block yet")
+		return s, errNoBlock
 	}
 	return s, nil
 }

@@ -50,9 +50,9 @@ func trust(b *cmttypes.LightBlock) Trust {
 
 // Errors of Sync.
 var (
-	// ErrReplay: no city has a snapshot, but one still has the first block: the node
-	// catches up block by block.
-	ErrReplay = errors.New("no city offers a snapshot yet")
+	// ErrReplay: no city has a snapshot that can be proven, but one still has the first
+	// block: the node catches up block by block, and checks each.
+	ErrReplay = errors.New("no city offers a snapshot")
 	// ErrNoSource: none of the cities could be asked, or none that agrees with what is trusted.
 	ErrNoSource = errors.New("no city to take the ledger's state from")
 )
@@ -84,10 +84,14 @@ func Sync(ctx context.Context, c SyncConfig) (height int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if len(offers) == 0 && oldest <= max(1, doc.InitialHeight) {
+	replay := oldest <= max(1, doc.InitialHeight)
+	if len(offers) == 0 && replay {
 		return 0, ErrReplay
 	}
 	if err := s.agree(ctx); err != nil {
+		if replay && ctx.Err() == nil {
+			return 0, fmt.Errorf("%w that can be proven: %w", ErrReplay, err)
+		}
 		return 0, err
 	}
 	causes := []error{fmt.Errorf("%w: none of their %d snapshots holds", ErrNoSource, len(offers))}
@@ -101,6 +105,9 @@ func Sync(ctx context.Context, c SyncConfig) (height int64, err error) {
 		}
 		c.Log.Warn("a snapshot of the ledger was not taken", "height", o.Height, "offered by", o.by, "error", err)
 		causes = append(causes, fmt.Errorf("at %d, offered by %v: %w", o.Height, o.by, err))
+	}
+	if replay {
+		return 0, fmt.Errorf("%w that can be proven: %w", ErrReplay, errors.Join(causes...))
 	}
 	return 0, errors.Join(causes...)
 }
@@ -335,6 +342,23 @@ func (s *syncer) chunk(ctx context.Context, r *restore, o offer, from []string, 
 		}
 	}
 	return fmt.Errorf("chunk %d: %w", index, joined(failed))
+}
+
+// Empty tells whether the node in home, which must not run, has no state of the
+// ledger yet.
+func Empty(home string) (bool, error) {
+	if err := install(home); err != nil {
+		return false, err
+	}
+	cfg := cometConfig(NodeConfig{Home: home})
+	if _, err := os.Stat(filepath.Join(cfg.DBDir(), "state.db")); errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	_, err := lastState(cfg)
+	if errors.Is(err, errNoBlock) {
+		return true, nil
+	}
+	return false, err
 }
 
 // installed is the folder of a state that is complete and proven.

@@ -127,7 +127,7 @@ func TestStateSync(t *testing.T) {
 	t.Parallel()
 	w := foundWith(t, 3, bsn.Parameters{}, History{SnapshotInterval: 10, Snapshots: 2})
 	w.account("alice")
-	trust := must[Trust](t)(w.nodes[1].Trust(w.ctx))
+	trust := must[Trust](t)(TrustOf(w.ctx, "test-net", w.nodes[1]))
 	offered := w.snapshots(2)
 
 	home := w.newcomer()
@@ -219,7 +219,7 @@ func TestSyncRefusesLies(t *testing.T) {
 	h := History{SnapshotInterval: 10, Snapshots: 2}
 	w, other := foundWith(t, 2, bsn.Parameters{}, h), foundWith(t, 1, bsn.Parameters{}, h)
 	offered := w.snapshots(2)
-	trust := must[Trust](t)(w.nodes[0].Trust(w.ctx))
+	trust := must[Trust](t)(TrustOf(w.ctx, "test-net", w.nodes[0]))
 	foreign := other.snapshots(2)
 	honest := w.nodes[1]
 	w.until("the second city's snapshots", func() bool {
@@ -283,7 +283,7 @@ func TestSyncRefusesLies(t *testing.T) {
 func TestSyncWithoutSnapshots(t *testing.T) {
 	t.Parallel()
 	w := found(t, 1, bsn.Parameters{})
-	trust := must[Trust](t)(w.nodes[0].Trust(w.ctx))
+	trust := must[Trust](t)(TrustOf(w.ctx, "test-net", w.nodes[0]))
 	home := w.newcomer()
 	if _, _, err := w.sync(home, trust, w.sources()); !errors.Is(err, ErrReplay) {
 		t.Errorf("no snapshots: %v", err)
@@ -299,7 +299,7 @@ func TestInterruptedInstallIsFinished(t *testing.T) {
 	h := History{SnapshotInterval: 5, Snapshots: 2}
 	w := foundWith(t, 1, bsn.Parameters{}, h)
 	w.snapshots(1)
-	trust := must[Trust](t)(w.nodes[0].Trust(w.ctx))
+	trust := must[Trust](t)(TrustOf(w.ctx, "test-net", w.nodes[0]))
 	home := w.newcomer()
 	if _, _, err := w.sync(home, trust, w.sources()); err != nil {
 		t.Fatal(err)
@@ -341,7 +341,7 @@ func TestOldBlocksArePruned(t *testing.T) {
 	}
 	// Who comes now cannot replay, and does not have to.
 	home := w.newcomer()
-	if _, _, err := w.sync(home, must[Trust](t)(n.Trust(w.ctx)), w.sources()); err != nil {
+	if _, _, err := w.sync(home, must[Trust](t)(TrustOf(w.ctx, "test-net", n)), w.sources()); err != nil {
 		t.Fatal(err)
 	}
 	w.same(w.start(home, History{}))

@@ -219,13 +219,13 @@ func (s service) Follow(ctx context.Context, r *connect.Request[cityv1.FollowReq
 // cities only: what a new city takes is much.
 func cities(ctx context.Context) error {
 	if c, ok := caller(ctx); !ok || c.Kind != bsn.KindCity {
-		return connect.NewError(connect.CodePermissionDenied, errors.New("the ledger's state is handed to cities only"))
+		return connect.NewError(connect.CodePermissionDenied, errors.New("snapshots are handed to cities only"))
 	}
 	return nil
 }
 
 func (s service) LightBlock(ctx context.Context, r *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error) {
-	if err := cities(ctx); err != nil {
+	if err := writers(ctx); err != nil {
 		return nil, err
 	}
 	b, err := s.c.Ledger.LightBlock(ctx, r.Msg.Height)
@@ -233,7 +233,7 @@ func (s service) LightBlock(ctx context.Context, r *connect.Request[cityv1.Light
 }
 
 func (s service) Snapshots(ctx context.Context, _ *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error) {
-	if err := cities(ctx); err != nil {
+	if err := writers(ctx); err != nil {
 		return nil, err
 	}
 	offered, oldest, err := s.c.Ledger.Snapshots(ctx)

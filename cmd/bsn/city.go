@@ -21,7 +21,7 @@ import (
 
 func cityCommand(s *session) *cobra.Command {
 	c := &cobra.Command{Use: "city", Short: "make, join, start and list cities"}
-	c.AddCommand(cityInit(s), cityInvite(s), cityJoin(s), cityStart(s), cityStop(s), cityList(s))
+	c.AddCommand(cityInit(s), cityInvite(s), cityJoin(s), cityStart(s), cityStop(s), cityResync(s), cityList(s))
 	return c
 }
 
@@ -315,6 +315,28 @@ func stopNodes(ctx context.Context, h city.Home) error {
 		return err
 	}
 	return errors.Join(r.StopAll(ctx), r.Close())
+}
+
+func cityResync(s *session) *cobra.Command {
+	var trust string
+	c := &cobra.Command{
+		Use:   "resync CITY",
+		Short: "have a stopped city take over the ledger's state from others with its next start, in place of its own",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := parseTrust(trust)
+			if err != nil {
+				return err
+			}
+			if err := (city.Home{Root: s.root, Name: args[0]}).Resync(t); err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "next: bsn city start %s --detach\n", args[0])
+			return nil
+		},
+	}
+	c.Flags().StringVar(&trust, "trust", "", "a block to prove the state from, HEIGHT:HASH of `bsn ledger trust` elsewhere (default: one that the city has)")
+	return c
 }
 
 func cityList(s *session) *cobra.Command {

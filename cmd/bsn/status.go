@@ -176,7 +176,7 @@ func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *city
 	}
 	var ills []string
 	if r.Ledger.Syncing {
-		ills = append(ills, "its ledger node is catching up")
+		ills = append(ills, strings.TrimSuffix("its ledger node is catching up: "+r.Ledger.Error, ": "))
 	}
 	if r.Ledger.Restarting {
 		ills = append(ills, strings.TrimSuffix("its ledger node is restarting: "+r.Ledger.Error, ": "))

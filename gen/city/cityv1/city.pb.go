@@ -1616,10 +1616,10 @@ type ApplyResponse struct {
 	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// The city's record, once admitted, and where to begin: the ledger's genesis
-	// and its peers.
+	// and the records of the other cities.
 	Record        []byte   `protobuf:"bytes,4,opt,name=record,proto3" json:"record,omitempty"`
 	Genesis       []byte   `protobuf:"bytes,5,opt,name=genesis,proto3" json:"genesis,omitempty"`
-	Peers         []string `protobuf:"bytes,6,rep,name=peers,proto3" json:"peers,omitempty"`
+	Cities        [][]byte `protobuf:"bytes,6,rep,name=cities,proto3" json:"cities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1689,9 +1689,9 @@ func (x *ApplyResponse) GetGenesis() []byte {
 	return nil
 }
 
-func (x *ApplyResponse) GetPeers() []string {
+func (x *ApplyResponse) GetCities() [][]byte {
 	if x != nil {
-		return x.Peers
+		return x.Cities
 	}
 	return nil
 }
@@ -1816,14 +1816,14 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\bcity_key\x18\x05 \x01(\fR\acityKey\x12#\n" +
 	"\rconsensus_key\x18\x06 \x01(\fR\fconsensusKey\x12\x19\n" +
 	"\bnode_key\x18\a \x01(\fR\anodeKey\x12\x12\n" +
-	"\x04link\x18\b \x03(\tR\x04link\"\xa3\x01\n" +
+	"\x04link\x18\b \x03(\tR\x04link\"\xa5\x01\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\bproposal\x18\x01 \x01(\x04R\bproposal\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06record\x18\x04 \x01(\fR\x06record\x12\x18\n" +
-	"\agenesis\x18\x05 \x01(\fR\agenesis\x12\x14\n" +
-	"\x05peers\x18\x06 \x03(\tR\x05peers2\x84\x06\n" +
+	"\agenesis\x18\x05 \x01(\fR\agenesis\x12\x16\n" +
+	"\x06cities\x18\x06 \x03(\fR\x06cities2\x84\x06\n" +
 	"\vCityService\x12A\n" +
 	"\x06Status\x12\x1a.bsn.city.v1.StatusRequest\x1a\x1b.bsn.city.v1.StatusResponse\x12=\n" +
 	"\x04Logs\x12\x18.bsn.city.v1.LogsRequest\x1a\x19.bsn.city.v1.LogsResponse0\x01\x12A\n" +
