@@ -27,10 +27,12 @@ const (
 	KindAct      Kind = "act"
 	// KindParameters has one record, [ParametersID].
 	KindParameters Kind = "parameters"
+	// KindProtocol has one record, [ProtocolID].
+	KindProtocol Kind = "protocol"
 )
 
 // Kinds lists all kinds of records.
-var Kinds = []Kind{KindOperator, KindCity, KindProposal, KindChain, KindPortal, KindAccount, KindProject, KindApp, KindAct, KindParameters}
+var Kinds = []Kind{KindOperator, KindCity, KindProposal, KindChain, KindPortal, KindAccount, KindProject, KindApp, KindAct, KindParameters, KindProtocol}
 
 // ErrNoRecord means that the ledger has no record of this kind and id.
 var ErrNoRecord = errors.New("no such record")

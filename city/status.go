@@ -28,7 +28,7 @@ func (d *daemon) status(ctx context.Context) (*cityv1.StatusResponse, error) {
 		Ledger: &cityv1.LedgerStatus{
 			Network: s.Network, Height: s.Height, Time: s.Time.UnixMilli(), Peers: int32(s.Peers),
 			Syncing: s.Syncing, Validators: int32(s.Validators), Halted: s.Halted, Reachable: int32(s.Reachable),
-			Restarting: s.Restarting, Error: s.Error,
+			Restarting: s.Restarting, Error: s.Error, Protocol: s.Protocol, Supported: s.Supported,
 		},
 		Gateway: &cityv1.GatewayStatus{Url: "http://" + or(first(d.cfg.Gateway.Addresses()), d.addr(bsn.PortGateway))},
 	}

@@ -12,7 +12,11 @@ type storeService = corestore.KVStoreService
 
 // consensusApp gives CometBFT the application. The SDK has an adapter of its own
 // in its server package, which brings a whole command line with it.
-type consensusApp struct{ *baseapp.BaseApp }
+type consensusApp struct {
+	*baseapp.BaseApp
+	// admits tells whether a block is one that this application is to execute.
+	admits func(height int64) error
+}
 
 func (a consensusApp) Info(_ context.Context, r *abci.RequestInfo) (*abci.ResponseInfo, error) {
 	return a.BaseApp.Info(r)
@@ -43,6 +47,9 @@ func (a consensusApp) ProcessProposal(_ context.Context, r *abci.RequestProcessP
 }
 
 func (a consensusApp) FinalizeBlock(_ context.Context, r *abci.RequestFinalizeBlock) (*abci.ResponseFinalizeBlock, error) {
+	if err := a.admits(r.Height); err != nil {
+		return nil, err
+	}
 	return a.BaseApp.FinalizeBlock(r)
 }
 

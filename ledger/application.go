@@ -46,6 +46,7 @@ import (
 	"github.com/openbsn/bsn/ledger/operator"
 	"github.com/openbsn/bsn/ledger/parameter"
 	"github.com/openbsn/bsn/ledger/record"
+	"github.com/openbsn/bsn/ledger/upgrade"
 	"github.com/openbsn/bsn/ledger/writer"
 )
 
@@ -83,7 +84,7 @@ func newCoder() (coder, error) {
 	for _, m := range []interface {
 		RegisterInterfaces(cdctypes.InterfaceRegistry)
 	}{
-		parameter.NewModule(nil), operator.NewModule(nil), govern.NewModule(nil), chain.NewModule(nil), account.NewModule(nil), app.NewModule(nil), identity.NewModule(nil),
+		parameter.NewModule(nil), operator.NewModule(nil), govern.NewModule(nil), chain.NewModule(nil), account.NewModule(nil), app.NewModule(nil), identity.NewModule(nil), upgrade.NewModule(nil),
 	} {
 		m.RegisterInterfaces(registry) // who writes reads what acts would do
 	}
@@ -103,10 +104,22 @@ type application struct {
 	writers   *writer.Keeper
 	operators *operator.Keeper
 	stores    map[string]*storetypes.KVStoreKey
+
+	// version is the protocol version whose rules it follows, of those it knows.
+	version  uint64
+	known    []protocol
+	upgrades *upgrade.Keeper
+}
+
+// rules say which protocol version an application is to follow.
+type rules struct {
+	version uint64
+	state   uint64 // the version of the state that is there
+	known   []protocol
 }
 
 // newApplication wires the modules by hand, so that one page shows them all.
-func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)) (*application, error) {
+func newApplication(db dbm.DB, network string, r rules, options ...func(*baseapp.BaseApp)) (*application, error) {
 	c, err := newCoder()
 	if err != nil {
 		return nil, err
@@ -120,7 +133,10 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 	base.SetTxEncoder(c.tx.TxEncoder())
 
 	keys := storetypes.NewKVStoreKeys(authtypes.StoreKey, consensustypes.StoreKey,
-		parameter.StoreKey, writer.StoreKey, operator.StoreKey, govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey, identity.StoreKey)
+		parameter.StoreKey, writer.StoreKey, operator.StoreKey, govern.StoreKey, chain.StoreKey, account.StoreKey, app.StoreKey, identity.StoreKey, upgrade.StoreKey)
+	for _, name := range storesAfter(r.known, 0, r.version) {
+		keys[name] = storetypes.NewKVStoreKey(name)
+	}
 	store := func(name string) storeService { return runtime.NewKVStoreService(keys[name]) }
 	by := authority.String()
 
@@ -128,6 +144,7 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 	base.SetParamStore(consensusKeeper.ParamsStore)
 	authKeeper := authkeeper.NewAccountKeeper(c.codec, store(authtypes.StoreKey), authtypes.ProtoBaseAccount,
 		map[string][]string{}, addresscodec.NewBech32Codec(key.Prefix), key.Prefix, by, authkeeper.WithUnorderedTransactions(true))
+	upgrades := upgrade.NewKeeper(store(upgrade.StoreKey), by)
 	parameters := parameter.NewKeeper(store(parameter.StoreKey), by)
 	writers := writer.NewKeeper(store(writer.StoreKey), authKeeper, parameters)
 	operators := operator.NewKeeper(store(operator.StoreKey), parameters, writers, by)
@@ -137,10 +154,10 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 	apps := app.NewKeeper(store(app.StoreKey), writers, operators, chains, accounts)
 	identities := identity.NewKeeper(store(identity.StoreKey), c.codec, base.MsgServiceRouter(), writers, operators, accounts, by)
 
-	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, operators: operators, stores: keys, tables: map[bsn.Kind]record.Reader{}}
+	a := &application{BaseApp: base, coder: c, auth: authKeeper, writers: writers, operators: operators, stores: keys, tables: map[bsn.Kind]record.Reader{}, version: r.version, known: r.known, upgrades: upgrades}
 	for _, t := range []record.Reader{
 		operators.Operators, operators.Cities, proposals.Proposals, chains.Chains,
-		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps, identities.Acts, parameters.Records,
+		accounts.Portals, accounts.Accounts, accounts.Projects, apps.Apps, identities.Acts, parameters.Records, upgrades.Records,
 	} {
 		a.tables[t.Kind()] = t
 	}
@@ -149,11 +166,11 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 		auth.NewAppModule(c.codec, authKeeper, nil, nil),
 		consensus.NewAppModule(c.codec, consensusKeeper),
 		parameter.NewModule(parameters), writer.NewModule(writers), operator.NewModule(operators), govern.NewModule(proposals),
-		chain.NewModule(chains), account.NewModule(accounts), app.NewModule(apps), identity.NewModule(identities),
+		chain.NewModule(chains), account.NewModule(accounts), app.NewModule(apps), identity.NewModule(identities), upgrade.NewModule(upgrades),
 	)
 	order := []string{
 		authtypes.ModuleName, consensustypes.ModuleName, parameter.StoreKey, writer.StoreKey, operator.StoreKey,
-		chain.StoreKey, govern.StoreKey, account.StoreKey, app.StoreKey, identity.StoreKey,
+		chain.StoreKey, govern.StoreKey, account.StoreKey, app.StoreKey, identity.StoreKey, upgrade.StoreKey,
 	}
 	a.manager.SetOrderInitGenesis(order...)
 	a.manager.SetOrderExportGenesis(order...)
@@ -176,6 +193,9 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 	base.MountKVStores(keys)
 	base.SetInitChainer(a.initChain)
 	base.SetPreBlocker(func(ctx sdk.Context, _ *abci.RequestFinalizeBlock) (*sdk.ResponsePreBlock, error) {
+		if err := a.advance(ctx); err != nil {
+			return nil, err
+		}
 		return a.manager.PreBlock(ctx)
 	})
 	base.SetBeginBlocker(func(ctx sdk.Context) (sdk.BeginBlock, error) { return a.manager.BeginBlock(ctx) })
@@ -193,7 +213,7 @@ func newApplication(db dbm.DB, network string, options ...func(*baseapp.BaseApp)
 		ante.NewIncrementSequenceDecorator(authKeeper),
 	))
 	base.SetPostHandler(sdk.ChainPostDecorators(writer.Settle{Keeper: writers}))
-	if err := base.LoadLatestVersion(); err != nil {
+	if err := a.load(r.state); err != nil {
 		return nil, fmt.Errorf("load state: %w", err)
 	}
 	return a, nil

@@ -112,6 +112,13 @@ func (n *Node) Follow(ctx context.Context, from int64) iter.Seq2[bsn.Block, erro
 
 // next waits for the block of a height and returns it. Error: bsn.ErrPruned.
 func (n *Node) next(ctx context.Context, height int64) (bsn.Block, error) {
+	if n.needs != nil {
+		if newest := n.app.LastBlockHeight(); height <= newest {
+			return bsn.Block{}, fmt.Errorf("follow from %d: this node stands still at %d: %w", height, newest, bsn.ErrPruned)
+		}
+		<-ctx.Done()
+		return bsn.Block{}, fmt.Errorf("follow: %w", ctx.Err())
+	}
 	if base := n.comet.BlockStore().Base(); height < base {
 		return bsn.Block{}, fmt.Errorf("follow from %d: the oldest block here is %d: %w", height, base, bsn.ErrPruned)
 	}

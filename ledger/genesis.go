@@ -17,6 +17,7 @@ import (
 	"github.com/openbsn/bsn/ledger/operator"
 	"github.com/openbsn/bsn/ledger/parameter"
 	"github.com/openbsn/bsn/ledger/record"
+	"github.com/openbsn/bsn/ledger/upgrade"
 	"github.com/openbsn/bsn/ledger/writer"
 )
 
@@ -57,6 +58,7 @@ func NewGenesis(network string, net bsn.Net, founder Admission, parameters bsn.P
 		account.StoreKey:   empty,
 		app.StoreKey:       empty,
 		identity.StoreKey:  empty,
+		upgrade.StoreKey:   upgrade.Genesis(1),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode state: %w", err)

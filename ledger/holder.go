@@ -90,9 +90,19 @@ func (h *Holder) start() error {
 	t := &tenure{node: n}
 	t.ctx, t.end = context.WithCancel(context.Background())
 	h.set(t)
-	if n.guard.vouch() {
+	if n.guard != nil && n.guard.vouch() {
 		go h.vouched(t)
 	}
+	go func() {
+		select {
+		case <-n.due:
+			c.Log.Info("the ledger changes its protocol version: its node restarts", "height", n.app.LastBlockHeight()+1)
+			if err := h.Restart(nil); err != nil {
+				c.Log.Error("the ledger node does not restart; it is tried again", "error", err)
+			}
+		case <-t.ctx.Done():
+		}
+	}()
 	return nil
 }
 
@@ -161,8 +171,9 @@ func (h *Holder) halt() error {
 	h.set(nil)
 	h.mu.Unlock()
 	t.end()
+	t.node.leave() // or who waits for the application would wait for ever
 	t.users.Wait()
-	if s, err := t.node.Status(context.Background()); err == nil {
+	if s, err := t.node.Status(context.Background()); err == nil && t.node.needs == nil {
 		h.mu.Lock()
 		h.last = s
 		h.mu.Unlock()
@@ -305,7 +316,11 @@ func (h *Holder) Status(ctx context.Context) (Status, error) {
 	h.mu.Unlock()
 	if t != nil {
 		defer t.users.Done()
-		return t.node.Status(ctx)
+		now, err := t.node.Status(ctx)
+		if now.Time.IsZero() {
+			now.Time = s.Time // it stands still
+		}
+		return now, err
 	}
 	s.Network, s.Restarting, s.Peers = h.network, true, 0
 	s.Halted = time.Since(s.Time) > haltedAfter

@@ -37,8 +37,10 @@ type Source interface {
 type Snapshot struct {
 	Height int64
 	Format uint32
-	Hash   []byte // of all chunks
-	Chunks [][]byte
+	// Version is the protocol version that the state follows; 0 stands for 1.
+	Version uint64
+	Hash    []byte // of all chunks
+	Chunks  [][]byte
 }
 
 // validatorsPage is the most validators that CometBFT gives at once.
@@ -46,6 +48,9 @@ const validatorsPage = 100
 
 // LightBlock implements Source.
 func (n *Node) LightBlock(ctx context.Context, height int64) ([]byte, error) {
+	if err := n.still(); err != nil {
+		return nil, err
+	}
 	store := n.comet.BlockStore()
 	newest := store.Height()
 	switch {

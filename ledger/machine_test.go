@@ -69,7 +69,7 @@ func begin(t tester, genesis []byte) *machine {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	app, err := newApplication(dbm.NewMemDB(), doc.ChainID)
+	app, err := newApplication(dbm.NewMemDB(), doc.ChainID, rules{Protocols(), Protocols(), protocols})
 	if err != nil {
 		t.Fatalf("%v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/openbsn/bsn/gen/ledger/governpb"
 	"github.com/openbsn/bsn/gen/ledger/operatorpb"
 	"github.com/openbsn/bsn/gen/ledger/parameterpb"
+	"github.com/openbsn/bsn/gen/ledger/upgradepb"
 )
 
 // Message is one write to the ledger, waiting for its signer.
@@ -92,6 +93,16 @@ func ReinstateOperator(operator, city string, consensusKey []byte) Effect {
 // SetParameter is the effect that changes one of the network's [bsn.Parameters].
 func SetParameter(name string, value int64) Effect {
 	return Effect{&parameterpb.MsgSetParameter{Authority: authority.String(), Name: name, Value: value}}
+}
+
+// Upgrade is the effect that plans the ledger's next protocol version.
+func Upgrade(u bsn.Upgrade) Effect {
+	return Effect{&upgradepb.MsgUpgrade{Authority: authority.String(), Version: u.Version, Height: u.Height, Name: u.Name, Url: u.URL}}
+}
+
+// CancelUpgrade is the effect that drops a planned upgrade.
+func CancelUpgrade(version uint64) Effect {
+	return Effect{&upgradepb.MsgCancelUpgrade{Authority: authority.String(), Version: version}}
 }
 
 // RegisterPortal is the effect that makes a portal, whose key was offered for it.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -51,13 +52,15 @@ type NodeConfig struct {
 	Prepare func(ctx context.Context, tell func(string)) error
 	// pause is commitPause where it is not set.
 	pause time.Duration
+	// protocols are those of the package where they are not set.
+	protocols []protocol
 }
 
 // Node is a city's full copy of the ledger. It is a bsn.Ledger and a Conn.
 type Node struct {
 	app     *application
 	db      dbm.DB
-	comet   *node.Node
+	comet   *node.Node // nil where needs is set
 	local   *local.Local
 	network string
 	waiting waiting
@@ -65,6 +68,13 @@ type Node struct {
 	// end stops watch, which closes ended.
 	end   context.CancelFunc
 	ended chan struct{}
+	// needs is set where this binary does not know the rules of the next block: then
+	// the node stands still, and can be read from.
+	needs *VersionError
+	// due closes before a block that another application must execute, and leaving
+	// when the node is about to stop.
+	due, leaving   chan struct{}
+	dueOnce, leave func()
 
 	mu    sync.Mutex
 	peers []string // all that were dialled
@@ -176,19 +186,43 @@ func Start(c NodeConfig) (*Node, error) {
 		return nil, fmt.Errorf("open state: %w", err)
 	}
 	n := &Node{db: db, network: doc.ChainID}
-	if err := n.start(c, cfg); err != nil {
+	n.due, n.leaving = make(chan struct{}), make(chan struct{})
+	n.dueOnce = sync.OnceFunc(func() { close(n.due) })
+	n.leave = sync.OnceFunc(func() { close(n.leaving) })
+	if err := n.start(c, cfg, doc); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	return n, nil
 }
 
-func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
+func (n *Node) start(c NodeConfig, cfg *config.Config, doc *cmttypes.GenesisDoc) (err error) {
 	options, err := c.History.options(c.Home)
 	if err != nil {
 		return err
 	}
-	if n.app, err = newApplication(n.db, n.network, options...); err != nil {
+	known := c.protocols
+	if known == nil {
+		known = protocols
+	}
+	state, at, err := stored(n.db, doc)
+	if err != nil {
 		return err
+	}
+	version, why, err := choose(state, at, known)
+	if err != nil {
+		return err
+	}
+	if n.app, err = newApplication(n.db, n.network, rules{version, state.Version, known}, options...); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	n.end, n.ended = cancel, make(chan struct{})
+	n.waiting.height, n.waiting.block = n.app.LastBlockHeight(), make(chan struct{})
+	if n.needs = why; why != nil {
+		c.Log.Error("the ledger node stands still", "cause", why)
+		n.peers = slices.Clone(c.Peers)
+		close(n.ended)
+		return nil
 	}
 	key, err := p2p.LoadNodeKey(cfg.NodeKeyFile())
 	if err != nil {
@@ -203,8 +237,8 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 	}
 	n.peers = slices.Clone(c.Peers)
 	n.comet, err = node.NewNode(cfg, n.guard, key,
-		proxy.NewLocalClientCreator(consensusApp{n.app.BaseApp}), node.DefaultGenesisDocProviderFunc(cfg),
-		openStore, node.DefaultMetricsProvider(cfg.Instrumentation), logger{c.Log})
+		proxy.NewLocalClientCreator(consensusApp{n.app.BaseApp, n.admits}), node.DefaultGenesisDocProviderFunc(cfg),
+		openStore, node.DefaultMetricsProvider(cfg.Instrumentation), logger{c.Log, n.due})
 	if err != nil {
 		return fmt.Errorf("make ledger node: %w", err)
 	}
@@ -214,10 +248,8 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 	n.local = local.New(n.comet)
 	// Not that of the newest block kept, which may be about to be executed.
 	height := n.app.LastBlockHeight()
-	n.waiting.height, n.waiting.block = height, make(chan struct{})
+	n.waiting.height = height
 	n.waiting.heard.started = time.Now()
-	ctx, cancel := context.WithCancel(context.Background())
-	n.end, n.ended = cancel, make(chan struct{})
 	go func() {
 		defer close(n.ended)
 		n.watch(ctx, height)
@@ -228,12 +260,48 @@ func (n *Node) start(c NodeConfig, cfg *config.Config) (err error) {
 	return nil
 }
 
+// admits tells whether a block is this application's to execute. Before one that is
+// not, it announces so and waits until the node is stopped; whoever started the node
+// then starts one with the right application.
+func (n *Node) admits(height int64) error {
+	p, err := n.app.protocol()
+	if err != nil {
+		return err
+	}
+	version := p.At(height)
+	if version == n.app.version {
+		return nil
+	}
+	err = fmt.Errorf("block %d follows protocol version %d", height, version)
+	if n.comet == nil {
+		return err // it is being started
+	}
+	n.dueOnce()
+	<-n.leaving
+	if n.comet.ConsensusReactor().WaitSync() {
+		goruntime.Goexit() // CometBFT would panic
+	}
+	return err
+}
+
+// still returns why the node stands still, nil if it does not.
+func (n *Node) still() error {
+	if n.needs == nil {
+		return nil
+	}
+	return n.needs
+}
+
 // Stop ends the node. Whoever follows it must have ended before.
 func (n *Node) Stop() error {
+	n.leave()
 	n.end()
 	<-n.ended // it reads from stores that are closed next
-	err := n.comet.Stop()
-	n.comet.Wait()
+	var err error
+	if n.comet != nil {
+		err = n.comet.Stop()
+		n.comet.Wait()
+	}
 	settleSnapshots(n.app.SnapshotManager())
 	return errors.Join(err, n.app.Close()) // which closes the database
 }
@@ -246,6 +314,10 @@ func (n *Node) Network() string { return n.network }
 func (n *Node) Connect(peers []string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.comet == nil {
+		n.peers = slices.Clone(peers)
+		return nil
+	}
 	s := n.comet.Switch()
 	if err := s.AddPersistentPeers(peers); err != nil { // which forgets those of before
 		return fmt.Errorf("set peers: %w", err)
@@ -282,32 +354,54 @@ type Status struct {
 	// come back. The rest is what was known before.
 	Restarting bool
 	Error      string
+	// Protocol is the version that the ledger follows, and Supported the newest that
+	// this binary knows.
+	Protocol, Supported uint64
 }
 
 // Status asks the node.
 func (n *Node) Status(ctx context.Context) (Status, error) {
+	p, err := n.app.protocol()
+	if err != nil {
+		return Status{}, err
+	}
+	if n.needs != nil {
+		return Status{
+			Network: n.network, Height: n.app.LastBlockHeight(), Halted: true, Error: n.needs.Error(),
+			Protocol: p.Version, Supported: n.needs.Supported,
+		}, nil
+	}
 	s, err := n.local.Status(ctx)
 	if err != nil {
 		return Status{}, fmt.Errorf("ask ledger node: %w", err)
 	}
-	validators, err := n.local.Validators(ctx, nil, nil, nil)
-	if err != nil {
-		return Status{}, fmt.Errorf("ask ledger node: %w", err)
+	info, validators := s.SyncInfo, 0
+	if info.LatestBlockHeight > 0 {
+		all, err := n.local.Validators(ctx, nil, nil, nil)
+		if err != nil {
+			return Status{}, fmt.Errorf("ask ledger node: %w", err)
+		}
+		validators = all.Total
 	}
-	reachable, _, err := n.reach()
-	if err != nil {
-		return Status{}, err
+	reachable := 0
+	if n.app.LastBlockHeight() > 0 {
+		if reachable, _, err = n.reach(); err != nil {
+			return Status{}, err
+		}
 	}
-	info := s.SyncInfo
 	return Status{
 		Network: n.network, Height: info.LatestBlockHeight, Time: info.LatestBlockTime, Syncing: info.CatchingUp,
-		Peers: n.comet.Switch().Peers().Size(), Validators: validators.Total, Reachable: reachable,
-		Halted: n.halted(),
+		Peers: n.comet.Switch().Peers().Size(), Validators: validators, Reachable: reachable,
+		Halted: n.halted(), Protocol: p.Version, Supported: uint64(len(n.app.known)),
 	}, nil
 }
 
-// Ready waits until the node holds a block and has caught up with its peers.
+// Ready waits until the node holds a block and has caught up with its peers. One
+// that stands still is as far as it can be.
 func (n *Node) Ready(ctx context.Context) error {
+	if n.needs != nil {
+		return nil
+	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -335,10 +429,22 @@ type waiting struct {
 
 // logger gives CometBFT's messages to slog, a level lower each: its info is what
 // happens all the time, its errors are what peers do to it.
-type logger struct{ log *slog.Logger }
+type logger struct {
+	log *slog.Logger
+	// due closes when consensus is about to be stopped in the middle of a block.
+	due <-chan struct{}
+}
 
 func (l logger) Debug(string, ...any)         {}
 func (l logger) Info(msg string, kv ...any)   { l.log.Debug(msg, kv...) }
 func (l logger) Warn(msg string, kv ...any)   { l.log.Debug(msg, kv...) }
-func (l logger) Error(msg string, kv ...any)  { l.log.Warn(msg, kv...) }
-func (l logger) With(kv ...any) cmtlog.Logger { return logger{l.log.With(kv...)} }
+func (l logger) With(kv ...any) cmtlog.Logger { return logger{l.log.With(kv...), l.due} }
+
+func (l logger) Error(msg string, kv ...any) {
+	select {
+	case <-l.due: // what it says of that is of no use to anyone
+		l.log.Debug(msg, kv...)
+	default:
+		l.log.Warn(msg, kv...)
+	}
+}

@@ -59,7 +59,7 @@ func ExportState(home string) (e Export, err error) {
 	if err != nil {
 		return e, fmt.Errorf("open state: %w", err)
 	}
-	app, err := newApplication(db, doc.ChainID)
+	app, err := readApplication(db, doc)
 	if err != nil {
 		return e, errors.Join(err, db.Close())
 	}
@@ -190,7 +190,7 @@ func Refound(e Export, network string, stay []string) ([]byte, error) {
 // evicted runs a genesis in memory, has all operators leave it but those who stay,
 // and returns the state that is left.
 func evicted(doc *cmttypes.GenesisDoc, stay []string) (state json.RawMessage, err error) {
-	app, err := newApplication(dbm.NewMemDB(), doc.ChainID)
+	app, err := readApplication(dbm.NewMemDB(), doc)
 	if err != nil {
 		return nil, err
 	}

@@ -37,11 +37,15 @@ type restore struct {
 }
 
 func newRestore(dir, network string, s Snapshot) (*restore, error) {
+	version := max(1, s.Version)
+	if version > Protocols() {
+		return nil, &VersionError{Needed: version, Supported: Protocols(), Height: s.Height}
+	}
 	db, err := dbm.NewGoLevelDB("application", dir, nil)
 	if err != nil {
 		return nil, fmt.Errorf("make state: %w", err)
 	}
-	app, err := newApplication(db, network)
+	app, err := newApplication(db, network, rules{version, version, protocols})
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}

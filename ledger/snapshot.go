@@ -89,6 +89,13 @@ func removeUnfinished(store *snapshots.Store, dir string) error {
 
 // Snapshots implements Source.
 func (n *Node) Snapshots(context.Context) ([]Snapshot, int64, error) {
+	if err := n.still(); err != nil {
+		return nil, 0, err
+	}
+	p, err := n.app.protocol()
+	if err != nil {
+		return nil, 0, err
+	}
 	oldest := n.comet.BlockStore().Base()
 	manager := n.app.SnapshotManager()
 	if manager == nil {
@@ -100,7 +107,7 @@ func (n *Node) Snapshots(context.Context) ([]Snapshot, int64, error) {
 	}
 	var out []Snapshot
 	for _, s := range list {
-		out = append(out, Snapshot{Height: int64(s.Height), Format: s.Format, Hash: s.Hash, Chunks: s.Metadata.ChunkHashes})
+		out = append(out, Snapshot{Height: int64(s.Height), Format: s.Format, Version: p.At(int64(s.Height)), Hash: s.Hash, Chunks: s.Metadata.ChunkHashes})
 	}
 	return out, oldest, nil
 }

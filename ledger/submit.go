@@ -134,6 +134,9 @@ func (n *Node) Submit(ctx context.Context, tx []byte) (Result, error) {
 	if len(tx) > maxTxBytes {
 		return Result{}, fmt.Errorf("%w a transaction of %d bytes: the most is %d", ErrRefused, len(tx), maxTxBytes)
 	}
+	if err := n.still(); err != nil {
+		return Result{}, fmt.Errorf("hand in transaction: %w", err)
+	}
 	if n.halted() {
 		return Result{}, n.haltError()
 	}
@@ -180,6 +183,9 @@ const repeatWait = 2 * time.Second
 func (n *Node) submitAgain(ctx context.Context, tx []byte) (Result, error) {
 	if err := n.Ready(ctx); err != nil {
 		return Result{}, err
+	}
+	if err := n.still(); err != nil {
+		return Result{}, fmt.Errorf("hand in transaction: %w", err)
 	}
 	hash := sha256.Sum256(tx)
 	if r, ok := n.recent(ctx, hash); ok {

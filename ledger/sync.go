@@ -171,7 +171,7 @@ func (s *syncer) offers(ctx context.Context) (out []offer, oldest int64, err err
 			if o.Height <= s.Trust.Height-maxBehind || len(o.Chunks) < 1 || len(o.Chunks) > maxSnapshotChunks {
 				continue
 			}
-			id := fmt.Sprintf("%d/%d/%x/%x", o.Height, o.Format, o.Hash, o.Chunks)
+			id := fmt.Sprintf("%d/%d/%d/%x/%x", o.Height, o.Format, o.Version, o.Hash, o.Chunks)
 			if all[id] == nil {
 				all[id] = &offer{Snapshot: o}
 			}
@@ -272,7 +272,7 @@ func (s *syncer) prove(ctx context.Context, source Source, height int64) (*cmtty
 	// The others are its witnesses, but each on its own: one that lies cannot make the
 	// client give up the rest.
 	c, err := light.NewClient(ctx, s.network, o, w, []provider.Provider{w}, lightdb.New(cmtdb.NewMemDB(), ""),
-		light.Logger(logger{s.Log}), light.MaxRetryAttempts(1), light.MaxBlockLag(0), light.MaxClockDrift(maxDrift))
+		light.Logger(logger{log: s.Log}), light.MaxRetryAttempts(1), light.MaxBlockLag(0), light.MaxClockDrift(maxDrift))
 	if err != nil {
 		return nil, fmt.Errorf("begin with the trusted block %d: %w", s.Trust.Height, err)
 	}

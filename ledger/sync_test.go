@@ -236,7 +236,7 @@ func TestSyncRefusesLies(t *testing.T) {
 		offer: func(s []Snapshot) []Snapshot { // a state of another network, complete in itself
 			for i := range s {
 				f := foreign[min(i, len(foreign)-1)]
-				s[i] = Snapshot{s[i].Height, s[i].Format, f.Hash, f.Chunks}
+				s[i].Hash, s[i].Chunks = f.Hash, f.Chunks
 			}
 			return s
 		},

@@ -151,7 +151,7 @@ func (c *Client) Snapshots(ctx context.Context) (offered []ledger.Snapshot, olde
 		return nil, 0, err
 	}
 	for _, s := range r.Snapshots {
-		offered = append(offered, ledger.Snapshot{Height: s.Height, Format: s.Format, Hash: s.Hash, Chunks: s.Chunks})
+		offered = append(offered, ledger.Snapshot{Height: s.Height, Format: s.Format, Version: s.Version, Hash: s.Hash, Chunks: s.Chunks})
 	}
 	return offered, r.OldestBlock, nil
 }

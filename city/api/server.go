@@ -239,7 +239,7 @@ func (s service) Snapshots(ctx context.Context, _ *connect.Request[cityv1.Snapsh
 	offered, oldest, err := s.c.Ledger.Snapshots(ctx)
 	out := &cityv1.SnapshotsResponse{OldestBlock: oldest}
 	for _, o := range offered {
-		out.Snapshots = append(out.Snapshots, &cityv1.Snapshot{Height: o.Height, Format: o.Format, Hash: o.Hash, Chunks: o.Chunks})
+		out.Snapshots = append(out.Snapshots, &cityv1.Snapshot{Height: o.Height, Format: o.Format, Version: o.Version, Hash: o.Hash, Chunks: o.Chunks})
 	}
 	return answer(out, err)
 }

@@ -40,6 +40,8 @@ type ledgerStatus struct {
 	// validators that the city which says all this is connected to, itself among them.
 	Age       int64 `json:"ageSeconds"`
 	Reachable int   `json:"reachable"`
+	// Protocol is the version of the rules that the ledger follows.
+	Protocol uint64 `json:"protocol"`
 }
 
 type cityStatus struct {
@@ -178,6 +180,9 @@ func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *city
 	if r.Ledger.Syncing {
 		ills = append(ills, strings.TrimSuffix("its ledger node is catching up: "+r.Ledger.Error, ": "))
 	}
+	if r.Ledger.Error != "" && !r.Ledger.Restarting {
+		ills = append(ills, "its ledger node stands still: "+r.Ledger.Error)
+	}
 	if r.Ledger.Restarting {
 		ills = append(ills, strings.TrimSuffix("its ledger node is restarting: "+r.Ledger.Error, ": "))
 	}
@@ -222,6 +227,7 @@ func (st *networkStatus) ledger(operators []bsn.Operator, answers []*cityv1.Stat
 		st.Ledger.Height, st.Ledger.Time = r.Ledger.Height, time.UnixMilli(r.Ledger.Time).UTC()
 		st.Ledger.Validators, st.Ledger.Halted = int(r.Ledger.Validators), r.Ledger.Halted
 		st.Ledger.Age, st.Ledger.Reachable = r.Ledger.Age, int(r.Ledger.Reachable)
+		st.Ledger.Protocol = r.Ledger.Protocol
 	}
 	for _, o := range operators {
 		if o.ValidatingCity != "" {

@@ -150,7 +150,11 @@ type LedgerStatus struct {
 	// Validators that this city's node is connected to, itself among them.
 	Reachable int32 `protobuf:"varint,10,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	// Seconds since the newest block, in ledger time.
-	Age           int64 `protobuf:"varint,11,opt,name=age,proto3" json:"age,omitempty"`
+	Age int64 `protobuf:"varint,11,opt,name=age,proto3" json:"age,omitempty"`
+	// The protocol version that the ledger follows, and the newest that this city
+	// supports.
+	Protocol      uint64 `protobuf:"varint,12,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Supported     uint64 `protobuf:"varint,13,opt,name=supported,proto3" json:"supported,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -258,6 +262,20 @@ func (x *LedgerStatus) GetReachable() int32 {
 func (x *LedgerStatus) GetAge() int64 {
 	if x != nil {
 		return x.Age
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetProtocol() uint64 {
+	if x != nil {
+		return x.Protocol
+	}
+	return 0
+}
+
+func (x *LedgerStatus) GetSupported() uint64 {
+	if x != nil {
+		return x.Supported
 	}
 	return 0
 }
@@ -1341,7 +1359,9 @@ type Snapshot struct {
 	Format uint32                 `protobuf:"varint,2,opt,name=format,proto3" json:"format,omitempty"`
 	Hash   []byte                 `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
 	// SHA-256 of each chunk.
-	Chunks        [][]byte `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	Chunks [][]byte `protobuf:"bytes,4,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	// The protocol version that the state follows.
+	Version       uint64 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1402,6 +1422,13 @@ func (x *Snapshot) GetChunks() [][]byte {
 		return x.Chunks
 	}
 	return nil
+}
+
+func (x *Snapshot) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
 }
 
 type SnapshotChunkRequest struct {
@@ -1707,7 +1734,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x121\n" +
 	"\x06ledger\x18\x03 \x01(\v2\x19.bsn.city.v1.LedgerStatusR\x06ledger\x12-\n" +
 	"\x05nodes\x18\x04 \x03(\v2\x17.bsn.city.v1.NodeStatusR\x05nodes\x124\n" +
-	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\"\xa2\x02\n" +
+	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\"\xdc\x02\n" +
 	"\fLedgerStatus\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\x03R\x06height\x12\x12\n" +
@@ -1724,7 +1751,9 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x05error\x18\t \x01(\tR\x05error\x12\x1c\n" +
 	"\treachable\x18\n" +
 	" \x01(\x05R\treachable\x12\x10\n" +
-	"\x03age\x18\v \x01(\x03R\x03age\"\xee\x01\n" +
+	"\x03age\x18\v \x01(\x03R\x03age\x12\x1a\n" +
+	"\bprotocol\x18\f \x01(\x04R\bprotocol\x12\x1c\n" +
+	"\tsupported\x18\r \x01(\x04R\tsupported\"\xee\x01\n" +
 	"\n" +
 	"NodeStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
@@ -1794,12 +1823,13 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x10SnapshotsRequest\"k\n" +
 	"\x11SnapshotsResponse\x123\n" +
 	"\tsnapshots\x18\x01 \x03(\v2\x15.bsn.city.v1.SnapshotR\tsnapshots\x12!\n" +
-	"\foldest_block\x18\x02 \x01(\x03R\voldestBlock\"f\n" +
+	"\foldest_block\x18\x02 \x01(\x03R\voldestBlock\"\x80\x01\n" +
 	"\bSnapshot\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x03R\x06height\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\rR\x06format\x12\x12\n" +
 	"\x04hash\x18\x03 \x01(\fR\x04hash\x12\x16\n" +
-	"\x06chunks\x18\x04 \x03(\fR\x06chunks\"\\\n" +
+	"\x06chunks\x18\x04 \x03(\fR\x06chunks\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\x04R\aversion\"\\\n" +
 	"\x14SnapshotChunkRequest\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x03R\x06height\x12\x16\n" +
 	"\x06format\x18\x02 \x01(\rR\x06format\x12\x14\n" +
