@@ -590,3 +590,44 @@ func TestCallersAreBounded(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestRemovedKeyEndsItsStreams: what a key began ends with its rights.
+func TestRemovedKeyEndsItsStreams(t *testing.T) {
+	old, renewed := key.New(), key.New()
+	write := func(k key.Key, m ledger.Message) {
+		t.Helper()
+		c, err := ledger.NewClient(Dial(w.url, network, "paris", k), k)
+		if err == nil {
+			_, err = c.Write(t.Context(), m)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(w.keys["portal"], ledger.RegisterAccount("carol", ledger.NewOffer(old, network, bsn.KindAccount, "carol")))
+	ended := make(chan error, 1)
+	began := make(chan struct{}, 1)
+	go func() {
+		for _, err := range Dial(w.url, network, "paris", old).Follow(t.Context(), 1) {
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case began <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	<-began
+	write(old, ledger.SetKeys(ledger.KeyChange{
+		Set: []ledger.Offer{ledger.NewOffer(renewed, network, bsn.KindAccount, "carol")}, Remove: []string{old.Address()},
+	}))
+	if err := <-ended; !errors.Is(err, ledger.ErrStranger) {
+		t.Errorf("the stream ended with %v", err)
+	}
+	if _, err := Dial(w.url, network, "paris", old).Get(t.Context(), bsn.KindAccount, "carol"); err == nil || !strings.Contains(err.Error(), "not registered") {
+		t.Errorf("a removed key reads: %v", err)
+	}
+	write(renewed, ledger.SetProject(bsn.Project{Name: "web"}))
+}

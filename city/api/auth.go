@@ -111,6 +111,8 @@ type Caller struct {
 	Parent string // a city's operator, an account's portal
 	// Gateway: the caller is this city's own gateway.
 	Gateway bool
+	// address is that of the key which signed.
+	address string
 }
 
 type callerKey struct{}
@@ -207,6 +209,7 @@ func (v *verifier) check(w http.ResponseWriter, r *http.Request) (c Caller, ok b
 		return c, false, leave, err
 	}
 	// Strangers end here: they take no memory and no time of the city's.
+	c.address = address
 	c.Kind, c.Name, c.Parent, err = v.who(address)
 	if err != nil {
 		if !errors.Is(err, ledger.ErrStranger) {

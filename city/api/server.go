@@ -139,6 +139,19 @@ func (s service) Status(ctx context.Context, _ *connect.Request[cityv1.StatusReq
 	return answer(s.c.Status(ctx))
 }
 
+// still tells whether the key that began a stream is one that the ledger knows yet.
+func (s service) still(ctx context.Context) error {
+	c, _ := caller(ctx)
+	if c.Gateway {
+		return nil
+	}
+	_, _, _, err := s.c.Ledger.Who(c.address)
+	if errors.Is(err, ledger.ErrStranger) {
+		return wire(err)
+	}
+	return nil // a ledger that cannot be read just now ends no stream
+}
+
 func (s service) Logs(ctx context.Context, r *connect.Request[cityv1.LogsRequest], out *connect.ServerStream[cityv1.LogsResponse]) error {
 	c, ok := caller(ctx)
 	own := c.Kind == bsn.KindOperator && c.Name == s.c.Operator || c.Kind == bsn.KindCity && c.Name == s.c.Name
@@ -154,6 +167,9 @@ func (s service) Logs(ctx context.Context, r *connect.Request[cityv1.LogsRequest
 	for {
 		n, err := log.Read(buf)
 		if n > 0 {
+			if err := s.still(ctx); err != nil {
+				return err
+			}
 			if err := out.Send(&cityv1.LogsResponse{Data: buf[:n]}); err != nil {
 				return err
 			}
@@ -208,6 +224,9 @@ func (s service) Follow(ctx context.Context, r *connect.Request[cityv1.FollowReq
 	for b, err := range s.c.Ledger.Follow(ctx, r.Msg.From) {
 		if err != nil {
 			return wire(err)
+		}
+		if err := s.still(ctx); err != nil {
+			return err
 		}
 		if err := out.Send(&cityv1.FollowResponse{Height: b.Height, Time: b.Time.UnixNano(), Changes: toWire(b.Changes)}); err != nil {
 			return err
