@@ -42,6 +42,9 @@ type Framework interface {
 	Govern(ctx context.Context, site Site) (string, error)
 	// Endpoint is where the node of a chain in a city serves its clients.
 	Endpoint(net Net, chain Chain, cityIndex int) Endpoint
+	// PeerPorts are the ports at which a chain's nodes reach each other, at the
+	// addresses of the chain's service; the link opens them between the chain's cities.
+	PeerPorts() []int
 	// Methods is the framework's method table for the gateway.
 	Methods() Methods
 	// Inspect decodes a raw transaction that a client hands in with a method of

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/openbsn/bsn/gen/city/cityv1"
 	"github.com/openbsn/bsn/ledger"
 	"github.com/openbsn/bsn/ledger/key"
+	"github.com/openbsn/bsn/link"
 )
 
 // invitationLife is how long an invitation can be used.
@@ -38,11 +40,15 @@ type Invitation struct {
 	// does not have to trust what it is handed.
 	Genesis string `json:"genesis"`
 	// Trust is a block of the ledger, for the same reason.
-	Trust   ledger.Trust `json:"trust,omitzero"`
-	City    string       `json:"city"` // who may apply
-	API     string       `json:"api"`  // where
-	Expires int64        `json:"expires"`
-	Nonce   []byte       `json:"nonce"`
+	Trust ledger.Trust `json:"trust,omitzero"`
+	City  string       `json:"city"` // who may apply
+	// Where to apply: over the link, if the issuing city has an address for it, else at
+	// its API.
+	API     string   `json:"api"`
+	NodeKey []byte   `json:"nodeKey"` // the issuing city's
+	Link    []string `json:"link,omitempty"`
+	Expires int64    `json:"expires"`
+	Nonce   []byte   `json:"nonce"`
 	// Signature by the issuing city's key of the JSON of the other fields.
 	Signature []byte `json:"signature,omitempty"`
 }
@@ -56,8 +62,9 @@ func (i Invitation) text() []byte {
 	return b
 }
 
-// Invite issues an invitation for a city of the given name.
-func (h Home) Invite(city string, apiURL string) (string, error) {
+// Invite issues an invitation for a city of the given name, to be used at the
+// issuing city's link (host:port) or, if that is empty, at its API.
+func (h Home) Invite(city, apiURL string, link []string) (string, error) {
 	if err := bsn.CheckName("city", city); err != nil {
 		return "", err
 	}
@@ -80,8 +87,13 @@ func (h Home) Invite(city string, apiURL string) (string, error) {
 	if err != nil {
 		trust = ledger.Trust{} // the new city follows the ledger block by block
 	}
+	id, err := ledger.InitNode(h.ledger())
+	if err != nil {
+		return "", err
+	}
 	sum := sha256.Sum256(genesis)
 	i := Invitation{
+		NodeKey: id.NodeKey, Link: link,
 		Network: s.Network, Net: s.Net, Genesis: hex.EncodeToString(sum[:]), Trust: trust, City: city, API: apiURL,
 		Expires: time.Now().Add(invitationLife).Unix(), Nonce: make([]byte, 8),
 	}
@@ -139,15 +151,28 @@ func (h Home) Join(ctx context.Context, invitation string, report func(string)) 
 	if err != nil {
 		return err
 	}
-	client := api.DialUnsigned(i.API)
+	client, end, err := h.dialInviter(i, invitation)
+	if err != nil {
+		return err
+	}
+	defer end()
 	q := &cityv1.ApplyRequest{
 		Invitation: invitation, Operator: a.Operator, OperatorKey: a.OperatorKey, City: a.City, CityKey: a.CityKey,
 		ConsensusKey: a.ConsensusKey, NodeKey: a.NodeKey,
 	}
 	for said := ""; ; {
 		r, err := client.Apply(ctx, q)
+		final := said == "" || errors.Is(err, api.ErrApplication) || errors.Is(err, ledger.ErrRefused) || ctx.Err() != nil
+		if err != nil && !final { // the votes may take days
+			report("the inviting city does not answer, trying again: " + err.Error())
+			select {
+			case <-ctx.Done():
+			case <-time.After(5 * time.Second):
+			}
+			continue
+		}
 		if err != nil {
-			return fmt.Errorf("apply at %s: %w", i.API, err)
+			return fmt.Errorf("apply at %s: %w", or(strings.Join(i.Link, ", "), i.API), err)
 		}
 		switch bsn.ProposalStatus(r.Status) {
 		case bsn.ProposalPassed:
@@ -166,6 +191,22 @@ func (h Home) Join(ctx context.Context, invitation string, report func(string)) 
 		case <-time.After(250 * time.Millisecond):
 		}
 	}
+}
+
+// dialInviter makes a client of the inviting city.
+func (h Home) dialInviter(i Invitation, text string) (c *api.Client, end func() error, err error) {
+	if len(i.Link) == 0 {
+		return api.DialUnsigned(i.API, nil), func() error { return nil }, nil
+	}
+	key, err := ledger.NodeKey(h.ledger())
+	if err != nil {
+		return nil, nil, err
+	}
+	door, err := link.Knock(key, bsn.City{Name: "that invited", NodeKey: i.NodeKey, Link: i.Link}, strings.TrimSpace(text), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, err
+	}
+	return api.DialUnsigned("http://inviting-city", door.Dial), door.Close, nil
 }
 
 func (h Home) joined(s State, i Invitation, r *cityv1.ApplyResponse) error {
@@ -205,17 +246,15 @@ func (d *daemon) apply(ctx context.Context, q *cityv1.ApplyRequest) (*cityv1.App
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", api.ErrApplication, err)
 	}
-	switch {
-	case i.Network != d.state.Network || !key.Verify(d.key.Public(), i.text(), i.Signature):
-		return nil, fmt.Errorf("%w: this city did not issue the invitation", api.ErrApplication)
-	case time.Now().Unix() > i.Expires:
-		return nil, fmt.Errorf("%w: the invitation has expired: ask for another", api.ErrApplication)
-	case q.City != i.City:
+	if err := d.issued(i); err != nil {
+		return nil, fmt.Errorf("%w: %w", api.ErrApplication, err)
+	}
+	if q.City != i.City {
 		return nil, fmt.Errorf("%w: the invitation is for city %q, not for %q", api.ErrApplication, i.City, q.City)
 	}
 	a := ledger.Admission{
 		Operator: q.Operator, OperatorKey: q.OperatorKey, City: q.City, CityKey: q.CityKey,
-		ConsensusKey: q.ConsensusKey, NodeKey: q.NodeKey, Link: q.Link,
+		ConsensusKey: q.ConsensusKey, NodeKey: q.NodeKey,
 	}
 	if r, found, err := d.admitted(ctx, a); found || err != nil {
 		return r, err
@@ -233,6 +272,17 @@ func (d *daemon) apply(ctx context.Context, q *cityv1.ApplyRequest) (*cityv1.App
 		return &cityv1.ApplyResponse{Proposal: res.Proposal(), Status: string(bsn.ProposalOpen)}, nil
 	}
 	return &cityv1.ApplyResponse{Proposal: p.ID, Status: string(p.Status), Reason: p.Reason}, nil
+}
+
+// issued tells whether this city issued an invitation that can still be used.
+func (d *daemon) issued(i Invitation) error {
+	switch {
+	case i.Network != d.state.Network || !key.Verify(d.key.Public(), i.text(), i.Signature):
+		return errors.New("this city did not issue the invitation")
+	case time.Now().Unix() > i.Expires:
+		return errors.New("the invitation has expired: ask for another")
+	}
+	return nil
 }
 
 // admitted answers for a city that the ledger knows.

@@ -55,6 +55,7 @@ type daemon struct {
 	wake    chan struct{}
 	fetches fetches
 	dialled dialled
+	link    linked
 }
 
 // Run is a city's daemon: it returns when ctx ends, and leaves the city's nodes
@@ -94,6 +95,11 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	}
 	d.runtime = run
 	defer func() { err = errors.Join(err, run.Close()) }()
+	// Before the ledger, whose nodes meet over it.
+	if err := d.acquaint(d.others(), nil); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.link.close()) }()
 	prepare, err := d.prepareLedger()
 	if err != nil {
 		return err

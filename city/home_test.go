@@ -195,7 +195,7 @@ func TestJoin(t *testing.T) {
 	if _, err := h.Init("second"); err != nil {
 		t.Fatal(err)
 	}
-	good, err := d.home.Invite("paris", url)
+	good, err := d.home.Invite("paris", url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

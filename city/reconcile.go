@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -113,6 +114,7 @@ func (d *daemon) step(ctx context.Context, v view) {
 		say = append(say, ledger.UpdateCity(c.API, c.Gateway, c.Link))
 	}
 	d.try("gateway", d.startGateway(ctx))
+	d.try("link", d.acquaint(slices.Collect(maps.Values(v.cities)), v.chains))
 	d.try("peers", d.connect(v, self))
 	say = append(say, d.chains(ctx, v, self)...)
 	say = append(say, d.apps(ctx, v, self)...)
@@ -131,6 +133,7 @@ func (d *daemon) addresses(c bsn.City) bsn.City {
 		}
 	}
 	set(&c.API, "http://", or(d.cfg.City.API, d.addr(bsn.PortAPI)))
+	c.Link = d.cfg.City.Link.Announced()
 	set(&c.Gateway, "http://", or(first(d.cfg.Gateway.Addresses()), d.addr(bsn.PortGateway)))
 	return c
 }
@@ -179,10 +182,12 @@ func (d *daemon) connect(v view, self bsn.City) error {
 
 // firstPeers are the ledger's nodes to begin with.
 func (d *daemon) firstPeers() (out []string) {
-	for _, c := range d.state.Cities {
-		if c.Name != d.home.Name && c.Status == bsn.CityActive {
-			out = append(out, d.peer(c))
-		}
+	cities := map[string]bsn.City{}
+	for _, c := range d.others() {
+		cities[c.Name] = c
+	}
+	for _, c := range neighbours(bsn.City{Name: d.home.Name, Index: d.state.Index}, cities) {
+		out = append(out, d.peer(c))
 	}
 	return out
 }

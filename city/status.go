@@ -35,6 +35,12 @@ func (d *daemon) status(ctx context.Context) (*cityv1.StatusResponse, error) {
 	if age, known := d.mirror.clock.Age(); known {
 		out.Ledger.Age = int64(age.Seconds())
 	}
+	for _, l := range d.link.state() {
+		out.Links = append(out.Links, &cityv1.LinkStatus{
+			City: l.City, Local: l.Local, Connected: l.Connected, Relayed: l.Relayed, Address: l.Address,
+			LatencyNanoseconds: int64(l.Latency), Sent: l.Sent, Received: l.Received, Streams: int32(l.Streams), Error: l.Error,
+		})
+	}
 	sites := d.nodes.all()
 	byID := map[string]bsn.Site{}
 	for _, site := range sites {

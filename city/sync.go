@@ -62,7 +62,7 @@ func (d *daemon) prepareLedger() (func(context.Context, func(string)) error, err
 
 // sources are other cities, of as many operators as possible.
 func (d *daemon) sources() map[string]ledger.Source {
-	all := slices.Clone(d.state.Cities)
+	all := slices.Clone(d.others())
 	slices.SortFunc(all, func(a, b bsn.City) int { return a.Index - b.Index })
 	seen := map[string]int{}
 	turn := map[string]int{} // which of its operator's cities it is

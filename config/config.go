@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -47,6 +48,7 @@ type Log struct {
 // City is the section of that name.
 type City struct {
 	API    string    `yaml:"api"`
+	Link   Link      `yaml:"link"`
 	Refuse []Refusal `yaml:"refuse"`
 }
 
@@ -55,6 +57,31 @@ type Ledger struct {
 	SnapshotInterval uint64 `yaml:"snapshotInterval"`
 	Snapshots        uint32 `yaml:"snapshots"`
 	Blocks           uint64 `yaml:"blocks"`
+}
+
+// Link is the section city.link.
+type Link struct {
+	Listen      string `yaml:"listen"`
+	Announce    string `yaml:"announce"`
+	PortMapping bool   `yaml:"portMapping"`
+}
+
+// Addresses splits Listen.
+func (l Link) Addresses() []string { return split(l.Listen) }
+
+// Announced is Announce, or else the addresses in Listen that other machines can
+// reach, as far as one can tell.
+func (l Link) Announced() []string {
+	if l.Announce != "" {
+		return split(l.Announce)
+	}
+	var out []string
+	for _, text := range l.Addresses() {
+		if a, err := netip.ParseAddrPort(text); err == nil && a.Addr().IsGlobalUnicast() {
+			out = append(out, text)
+		}
+	}
+	return out
 }
 
 // Refusal is an app, or "account/*", that a city does not take.
@@ -162,6 +189,16 @@ func (c Config) check() error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
+	for _, addr := range c.City.Link.Addresses() {
+		if err := checkAddr(addr); err != nil {
+			return fmt.Errorf("city.link.listen: %w", err)
+		}
+	}
+	for _, addr := range c.City.Link.Announced() {
+		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+			return fmt.Errorf("city.link.announce: %q must be host:port, such as paris.example.org:7800", addr)
+		}
+	}
 	for _, addr := range c.Gateway.Addresses() {
 		if err := checkAddr(addr); err != nil {
 			return fmt.Errorf("gateway.listen: %w", err)
@@ -196,8 +233,10 @@ func (c Config) check() error {
 }
 
 // Addresses splits Listen.
-func (g Gateway) Addresses() []string {
-	return strings.FieldsFunc(g.Listen, func(r rune) bool { return r == ',' || r == ' ' })
+func (g Gateway) Addresses() []string { return split(g.Listen) }
+
+func split(text string) []string {
+	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
 }
 
 func checkAddr(s string) error {

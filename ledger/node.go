@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,8 @@ const (
 	commitPause = 450 * time.Millisecond
 	// heartbeat is the time between blocks while nothing happens.
 	heartbeat = 10 * time.Second
+	// maxRedial is the longest pause between two tries to reach a city's node.
+	maxRedial = 5 * time.Second
 	// haltedAfter is how old the newest block must be for the ledger to count as halted.
 	haltedAfter = bsn.HaltedAfter
 )
@@ -95,6 +98,8 @@ func cometConfig(c NodeConfig) *config.Config {
 	cfg.P2P.PersistentPeers = strings.Join(c.Peers, ",")
 	cfg.P2P.PexReactor = false // peers are the cities that the ledger knows
 	cfg.P2P.AddrBookStrict = false
+	// Else a city that was cut off for long would be tried again after hours only.
+	cfg.P2P.PersistentPeersMaxDialPeriod = maxRedial
 	cfg.P2P.AllowDuplicateIP = true
 	cfg.P2P.FlushThrottleTimeout = 5 * time.Millisecond
 	cfg.P2P.MaxNumInboundPeers, cfg.P2P.MaxNumOutboundPeers = bsn.MaxCities, bsn.MaxCities
@@ -142,6 +147,15 @@ func InitNode(home string) (Identity, error) {
 		return Identity{}, fmt.Errorf("make node key: %w", err)
 	}
 	return Identity{ConsensusKey: pub.Bytes(), NodeKey: key.PubKey().Bytes()}, nil
+}
+
+// NodeKey is the Ed25519 key with which a node shows others who it is.
+func NodeKey(home string) (ed25519.PrivateKey, error) {
+	k, err := p2p.LoadNodeKey(cometConfig(NodeConfig{Home: home}).NodeKeyFile())
+	if err != nil {
+		return nil, fmt.Errorf("read node key: %w", err)
+	}
+	return k.PrivKey.Bytes(), nil
 }
 
 // loadValidator reads the consensus key and what it signed last. CometBFT itself

@@ -88,7 +88,7 @@ func TestWaitFollowsTheRecord(t *testing.T) {
 	}})
 	s := httptest.NewServer(handler)
 	defer s.Close()
-	p := Publisher{Account: "alice", City: api.DialUnsigned(s.URL)}
+	p := Publisher{Account: "alice", City: api.DialUnsigned(s.URL, nil)}
 	if v, err := p.wait(t.Context(), "x", 1, bsn.PlacementAccepted); err != nil || at != 3 || len(v.Placements) != 2 {
 		t.Errorf("accepted after %d looks: %+v %v", at, v, err)
 	}

@@ -157,7 +157,7 @@ func (w *world) client(name string) *Client {
 	case "gateway":
 		return DialGateway(w.url, secret)
 	case "nobody":
-		return DialUnsigned(w.url)
+		return DialUnsigned(w.url, nil)
 	}
 	return Dial(w.url, network, "paris", w.keys[name])
 }
@@ -453,7 +453,7 @@ func TestArtifacts(t *testing.T) {
 	// A city that sends something else is found out.
 	liar := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("lie")) }))
 	defer liar.Close()
-	if _, err := DialUnsigned(liar.URL).Artifact(t.Context(), hash); err == nil || !strings.Contains(err.Error(), "something else") {
+	if _, err := DialUnsigned(liar.URL, nil).Artifact(t.Context(), hash); err == nil || !strings.Contains(err.Error(), "something else") {
 		t.Errorf("a lie: %v", err)
 	}
 }

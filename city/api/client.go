@@ -44,7 +44,14 @@ func Dial(url, network, city string, k key.Key) *Client {
 func DialGateway(url, secret string) *Client { return newClient(url, bearer{secret, transport()}) }
 
 // DialUnsigned makes a client for those that the network does not know yet.
-func DialUnsigned(url string) *Client { return newClient(url, transport()) }
+// With dial, if it is not nil, it connects another way than over TCP.
+func DialUnsigned(url string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Client {
+	t := transport()
+	if dial != nil {
+		t.DialContext = dial
+	}
+	return newClient(url, t)
+}
 
 func newClient(url string, t http.RoundTripper) *Client {
 	h := &http.Client{Transport: t}

@@ -101,7 +101,7 @@ func (s *session) invite(h city.Home, name string) (string, error) {
 	if addr == "" {
 		addr = bsn.HostPort(state.Net.Addr(state.Index, bsn.ServiceCity), bsn.PortAPI)
 	}
-	return h.Invite(name, "http://"+addr)
+	return h.Invite(name, "http://"+addr, cfg.City.Link.Announced())
 }
 
 // localCity finds a city of this machine; an empty name means the only one.

@@ -67,6 +67,9 @@ func New(c software.Config) (*Kaia, error) {
 // Name is "kaia".
 func (*Kaia) Name() string { return Name }
 
+// PeerPorts are those of Kaia's peer-to-peer protocol.
+func (*Kaia) PeerPorts() []int { return []int{portPeers} }
+
 // Methods is the table of the methods that may pass a gateway.
 func (k *Kaia) Methods() bsn.Methods { return k.methods }
 

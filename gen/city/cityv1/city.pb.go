@@ -64,6 +64,7 @@ type StatusResponse struct {
 	Ledger        *LedgerStatus          `protobuf:"bytes,3,opt,name=ledger,proto3" json:"ledger,omitempty"`
 	Nodes         []*NodeStatus          `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Gateway       *GatewayStatus         `protobuf:"bytes,5,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Links         []*LinkStatus          `protobuf:"bytes,20,rep,name=links,proto3" json:"links,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -129,6 +130,13 @@ func (x *StatusResponse) GetNodes() []*NodeStatus {
 func (x *StatusResponse) GetGateway() *GatewayStatus {
 	if x != nil {
 		return x.Gateway
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetLinks() []*LinkStatus {
+	if x != nil {
+		return x.Links
 	}
 	return nil
 }
@@ -485,6 +493,125 @@ func (x *GatewayStatus) GetLedgerAge() int64 {
 	return 0
 }
 
+type LinkStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	City  string                 `protobuf:"bytes,1,opt,name=city,proto3" json:"city,omitempty"`
+	// On the same machine: no link is needed.
+	Local     bool `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"`
+	Connected bool `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
+	// Only through another city.
+	Relayed bool `protobuf:"varint,4,opt,name=relayed,proto3" json:"relayed,omitempty"`
+	// A multiaddr.
+	Address            string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	LatencyNanoseconds int64  `protobuf:"varint,6,opt,name=latency_nanoseconds,json=latencyNanoseconds,proto3" json:"latency_nanoseconds,omitempty"`
+	Sent               uint64 `protobuf:"varint,7,opt,name=sent,proto3" json:"sent,omitempty"`
+	Received           uint64 `protobuf:"varint,8,opt,name=received,proto3" json:"received,omitempty"`
+	Streams            int32  `protobuf:"varint,9,opt,name=streams,proto3" json:"streams,omitempty"`
+	Error              string `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *LinkStatus) Reset() {
+	*x = LinkStatus{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkStatus) ProtoMessage() {}
+
+func (x *LinkStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkStatus.ProtoReflect.Descriptor instead.
+func (*LinkStatus) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LinkStatus) GetCity() string {
+	if x != nil {
+		return x.City
+	}
+	return ""
+}
+
+func (x *LinkStatus) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
+func (x *LinkStatus) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *LinkStatus) GetRelayed() bool {
+	if x != nil {
+		return x.Relayed
+	}
+	return false
+}
+
+func (x *LinkStatus) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *LinkStatus) GetLatencyNanoseconds() int64 {
+	if x != nil {
+		return x.LatencyNanoseconds
+	}
+	return 0
+}
+
+func (x *LinkStatus) GetSent() uint64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *LinkStatus) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *LinkStatus) GetStreams() int32 {
+	if x != nil {
+		return x.Streams
+	}
+	return 0
+}
+
+func (x *LinkStatus) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type LogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -496,7 +623,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[5]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +635,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[5]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +648,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{5}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LogsRequest) GetNode() string {
@@ -554,7 +681,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[6]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -566,7 +693,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[6]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -579,7 +706,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{6}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LogsResponse) GetData() []byte {
@@ -598,7 +725,7 @@ type WriterRequest struct {
 
 func (x *WriterRequest) Reset() {
 	*x = WriterRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[7]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +737,7 @@ func (x *WriterRequest) String() string {
 func (*WriterRequest) ProtoMessage() {}
 
 func (x *WriterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[7]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +750,7 @@ func (x *WriterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriterRequest.ProtoReflect.Descriptor instead.
 func (*WriterRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{7}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WriterRequest) GetAddress() string {
@@ -646,7 +773,7 @@ type WriterResponse struct {
 
 func (x *WriterResponse) Reset() {
 	*x = WriterResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[8]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +785,7 @@ func (x *WriterResponse) String() string {
 func (*WriterResponse) ProtoMessage() {}
 
 func (x *WriterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[8]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +798,7 @@ func (x *WriterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriterResponse.ProtoReflect.Descriptor instead.
 func (*WriterResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{8}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WriterResponse) GetNetwork() string {
@@ -704,7 +831,7 @@ type SubmitRequest struct {
 
 func (x *SubmitRequest) Reset() {
 	*x = SubmitRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[9]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +843,7 @@ func (x *SubmitRequest) String() string {
 func (*SubmitRequest) ProtoMessage() {}
 
 func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[9]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +856,7 @@ func (x *SubmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitRequest.ProtoReflect.Descriptor instead.
 func (*SubmitRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{9}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SubmitRequest) GetTx() []byte {
@@ -751,7 +878,7 @@ type SubmitResponse struct {
 
 func (x *SubmitResponse) Reset() {
 	*x = SubmitResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[10]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +890,7 @@ func (x *SubmitResponse) String() string {
 func (*SubmitResponse) ProtoMessage() {}
 
 func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[10]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +903,7 @@ func (x *SubmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubmitResponse.ProtoReflect.Descriptor instead.
 func (*SubmitResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{10}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SubmitResponse) GetHeight() int64 {
@@ -810,7 +937,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[11]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +949,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[11]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +962,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{11}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetRequest) GetKind() string {
@@ -861,7 +988,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[12]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1000,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[12]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1013,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{12}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetResponse) GetRecord() []byte {
@@ -907,7 +1034,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[13]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1046,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[13]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1059,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{13}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRequest) GetKind() string {
@@ -966,7 +1093,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[14]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1105,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[14]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1118,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{14}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListResponse) GetRecords() []*Change {
@@ -1019,7 +1146,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[15]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1158,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[15]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1171,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{15}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Change) GetKind() string {
@@ -1077,7 +1204,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[16]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1216,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[16]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1229,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{16}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FollowRequest) GetFrom() int64 {
@@ -1124,7 +1251,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[17]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1263,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[17]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1276,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{17}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FollowResponse) GetHeight() int64 {
@@ -1183,7 +1310,7 @@ type LightBlockRequest struct {
 
 func (x *LightBlockRequest) Reset() {
 	*x = LightBlockRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[18]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1322,7 @@ func (x *LightBlockRequest) String() string {
 func (*LightBlockRequest) ProtoMessage() {}
 
 func (x *LightBlockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[18]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1335,7 @@ func (x *LightBlockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LightBlockRequest.ProtoReflect.Descriptor instead.
 func (*LightBlockRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{18}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LightBlockRequest) GetHeight() int64 {
@@ -1228,7 +1355,7 @@ type LightBlockResponse struct {
 
 func (x *LightBlockResponse) Reset() {
 	*x = LightBlockResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[19]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1367,7 @@ func (x *LightBlockResponse) String() string {
 func (*LightBlockResponse) ProtoMessage() {}
 
 func (x *LightBlockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[19]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1380,7 @@ func (x *LightBlockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LightBlockResponse.ProtoReflect.Descriptor instead.
 func (*LightBlockResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{19}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LightBlockResponse) GetBlock() []byte {
@@ -1271,7 +1398,7 @@ type SnapshotsRequest struct {
 
 func (x *SnapshotsRequest) Reset() {
 	*x = SnapshotsRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[20]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1410,7 @@ func (x *SnapshotsRequest) String() string {
 func (*SnapshotsRequest) ProtoMessage() {}
 
 func (x *SnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[20]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1423,7 @@ func (x *SnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{20}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{21}
 }
 
 type SnapshotsResponse struct {
@@ -1311,7 +1438,7 @@ type SnapshotsResponse struct {
 
 func (x *SnapshotsResponse) Reset() {
 	*x = SnapshotsResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[21]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1450,7 @@ func (x *SnapshotsResponse) String() string {
 func (*SnapshotsResponse) ProtoMessage() {}
 
 func (x *SnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[21]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1463,7 @@ func (x *SnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{21}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SnapshotsResponse) GetSnapshots() []*Snapshot {
@@ -1368,7 +1495,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[22]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1507,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[22]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1520,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{22}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Snapshot) GetHeight() int64 {
@@ -1442,7 +1569,7 @@ type SnapshotChunkRequest struct {
 
 func (x *SnapshotChunkRequest) Reset() {
 	*x = SnapshotChunkRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[23]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1581,7 @@ func (x *SnapshotChunkRequest) String() string {
 func (*SnapshotChunkRequest) ProtoMessage() {}
 
 func (x *SnapshotChunkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[23]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1594,7 @@ func (x *SnapshotChunkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunkRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotChunkRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{23}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SnapshotChunkRequest) GetHeight() int64 {
@@ -1500,7 +1627,7 @@ type SnapshotChunkResponse struct {
 
 func (x *SnapshotChunkResponse) Reset() {
 	*x = SnapshotChunkResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[24]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1639,7 @@ func (x *SnapshotChunkResponse) String() string {
 func (*SnapshotChunkResponse) ProtoMessage() {}
 
 func (x *SnapshotChunkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[24]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1652,7 @@ func (x *SnapshotChunkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunkResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotChunkResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{24}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotChunkResponse) GetChunk() []byte {
@@ -1536,23 +1663,21 @@ func (x *SnapshotChunkResponse) GetChunk() []byte {
 }
 
 type ApplyRequest struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Invitation   string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
-	Operator     string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
-	OperatorKey  []byte                 `protobuf:"bytes,3,opt,name=operator_key,json=operatorKey,proto3" json:"operator_key,omitempty"`
-	City         string                 `protobuf:"bytes,4,opt,name=city,proto3" json:"city,omitempty"`
-	CityKey      []byte                 `protobuf:"bytes,5,opt,name=city_key,json=cityKey,proto3" json:"city_key,omitempty"`
-	ConsensusKey []byte                 `protobuf:"bytes,6,opt,name=consensus_key,json=consensusKey,proto3" json:"consensus_key,omitempty"`
-	NodeKey      []byte                 `protobuf:"bytes,7,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
-	// Where the city's link can be reached from outside, host:port.
-	Link          []string `protobuf:"bytes,8,rep,name=link,proto3" json:"link,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Invitation    string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
+	Operator      string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	OperatorKey   []byte                 `protobuf:"bytes,3,opt,name=operator_key,json=operatorKey,proto3" json:"operator_key,omitempty"`
+	City          string                 `protobuf:"bytes,4,opt,name=city,proto3" json:"city,omitempty"`
+	CityKey       []byte                 `protobuf:"bytes,5,opt,name=city_key,json=cityKey,proto3" json:"city_key,omitempty"`
+	ConsensusKey  []byte                 `protobuf:"bytes,6,opt,name=consensus_key,json=consensusKey,proto3" json:"consensus_key,omitempty"`
+	NodeKey       []byte                 `protobuf:"bytes,7,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[25]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +1689,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[25]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +1702,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{25}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApplyRequest) GetInvitation() string {
@@ -1629,13 +1754,6 @@ func (x *ApplyRequest) GetNodeKey() []byte {
 	return nil
 }
 
-func (x *ApplyRequest) GetLink() []string {
-	if x != nil {
-		return x.Link
-	}
-	return nil
-}
-
 type ApplyResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Proposal uint64                 `protobuf:"varint,1,opt,name=proposal,proto3" json:"proposal,omitempty"`
@@ -1653,7 +1771,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1783,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1796,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{26}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ApplyResponse) GetProposal() uint64 {
@@ -1728,13 +1846,14 @@ var File_bsn_city_v1_city_proto protoreflect.FileDescriptor
 const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\n" +
 	"\x16bsn/city/v1/city.proto\x12\vbsn.city.v1\"\x0f\n" +
-	"\rStatusRequest\"\xd6\x01\n" +
+	"\rStatusRequest\"\x85\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04city\x18\x01 \x01(\tR\x04city\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x121\n" +
 	"\x06ledger\x18\x03 \x01(\v2\x19.bsn.city.v1.LedgerStatusR\x06ledger\x12-\n" +
 	"\x05nodes\x18\x04 \x03(\v2\x17.bsn.city.v1.NodeStatusR\x05nodes\x124\n" +
-	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\"\xdc\x02\n" +
+	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\x12-\n" +
+	"\x05links\x18\x14 \x03(\v2\x17.bsn.city.v1.LinkStatusR\x05links\"\xdc\x02\n" +
 	"\fLedgerStatus\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\x03R\x06height\x12\x12\n" +
@@ -1774,7 +1893,20 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\tR\x05error\x12\x14\n" +
 	"\x05alone\x18\x05 \x01(\tR\x05alone\x12\x1d\n" +
 	"\n" +
-	"ledger_age\x18\x06 \x01(\x03R\tledgerAge\"O\n" +
+	"ledger_age\x18\x06 \x01(\x03R\tledgerAge\"\x99\x02\n" +
+	"\n" +
+	"LinkStatus\x12\x12\n" +
+	"\x04city\x18\x01 \x01(\tR\x04city\x12\x14\n" +
+	"\x05local\x18\x02 \x01(\bR\x05local\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x18\n" +
+	"\arelayed\x18\x04 \x01(\bR\arelayed\x12\x18\n" +
+	"\aaddress\x18\x05 \x01(\tR\aaddress\x12/\n" +
+	"\x13latency_nanoseconds\x18\x06 \x01(\x03R\x12latencyNanoseconds\x12\x12\n" +
+	"\x04sent\x18\a \x01(\x04R\x04sent\x12\x1a\n" +
+	"\breceived\x18\b \x01(\x04R\breceived\x12\x18\n" +
+	"\astreams\x18\t \x01(\x05R\astreams\x12\x14\n" +
+	"\x05error\x18\n" +
+	" \x01(\tR\x05error\"O\n" +
 	"\vLogsRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05lines\x18\x02 \x01(\x05R\x05lines\x12\x16\n" +
@@ -1835,7 +1967,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06format\x18\x02 \x01(\rR\x06format\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\"-\n" +
 	"\x15SnapshotChunkResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\xf0\x01\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\xdc\x01\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x01 \x01(\tR\n" +
@@ -1845,8 +1977,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x04city\x18\x04 \x01(\tR\x04city\x12\x19\n" +
 	"\bcity_key\x18\x05 \x01(\fR\acityKey\x12#\n" +
 	"\rconsensus_key\x18\x06 \x01(\fR\fconsensusKey\x12\x19\n" +
-	"\bnode_key\x18\a \x01(\fR\anodeKey\x12\x12\n" +
-	"\x04link\x18\b \x03(\tR\x04link\"\xa5\x01\n" +
+	"\bnode_key\x18\a \x01(\fR\anodeKey\"\xa5\x01\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\bproposal\x18\x01 \x01(\x04R\bproposal\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x16\n" +
@@ -1880,70 +2011,72 @@ func file_bsn_city_v1_city_proto_rawDescGZIP() []byte {
 	return file_bsn_city_v1_city_proto_rawDescData
 }
 
-var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_bsn_city_v1_city_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: bsn.city.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: bsn.city.v1.StatusResponse
 	(*LedgerStatus)(nil),          // 2: bsn.city.v1.LedgerStatus
 	(*NodeStatus)(nil),            // 3: bsn.city.v1.NodeStatus
 	(*GatewayStatus)(nil),         // 4: bsn.city.v1.GatewayStatus
-	(*LogsRequest)(nil),           // 5: bsn.city.v1.LogsRequest
-	(*LogsResponse)(nil),          // 6: bsn.city.v1.LogsResponse
-	(*WriterRequest)(nil),         // 7: bsn.city.v1.WriterRequest
-	(*WriterResponse)(nil),        // 8: bsn.city.v1.WriterResponse
-	(*SubmitRequest)(nil),         // 9: bsn.city.v1.SubmitRequest
-	(*SubmitResponse)(nil),        // 10: bsn.city.v1.SubmitResponse
-	(*GetRequest)(nil),            // 11: bsn.city.v1.GetRequest
-	(*GetResponse)(nil),           // 12: bsn.city.v1.GetResponse
-	(*ListRequest)(nil),           // 13: bsn.city.v1.ListRequest
-	(*ListResponse)(nil),          // 14: bsn.city.v1.ListResponse
-	(*Change)(nil),                // 15: bsn.city.v1.Change
-	(*FollowRequest)(nil),         // 16: bsn.city.v1.FollowRequest
-	(*FollowResponse)(nil),        // 17: bsn.city.v1.FollowResponse
-	(*LightBlockRequest)(nil),     // 18: bsn.city.v1.LightBlockRequest
-	(*LightBlockResponse)(nil),    // 19: bsn.city.v1.LightBlockResponse
-	(*SnapshotsRequest)(nil),      // 20: bsn.city.v1.SnapshotsRequest
-	(*SnapshotsResponse)(nil),     // 21: bsn.city.v1.SnapshotsResponse
-	(*Snapshot)(nil),              // 22: bsn.city.v1.Snapshot
-	(*SnapshotChunkRequest)(nil),  // 23: bsn.city.v1.SnapshotChunkRequest
-	(*SnapshotChunkResponse)(nil), // 24: bsn.city.v1.SnapshotChunkResponse
-	(*ApplyRequest)(nil),          // 25: bsn.city.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 26: bsn.city.v1.ApplyResponse
+	(*LinkStatus)(nil),            // 5: bsn.city.v1.LinkStatus
+	(*LogsRequest)(nil),           // 6: bsn.city.v1.LogsRequest
+	(*LogsResponse)(nil),          // 7: bsn.city.v1.LogsResponse
+	(*WriterRequest)(nil),         // 8: bsn.city.v1.WriterRequest
+	(*WriterResponse)(nil),        // 9: bsn.city.v1.WriterResponse
+	(*SubmitRequest)(nil),         // 10: bsn.city.v1.SubmitRequest
+	(*SubmitResponse)(nil),        // 11: bsn.city.v1.SubmitResponse
+	(*GetRequest)(nil),            // 12: bsn.city.v1.GetRequest
+	(*GetResponse)(nil),           // 13: bsn.city.v1.GetResponse
+	(*ListRequest)(nil),           // 14: bsn.city.v1.ListRequest
+	(*ListResponse)(nil),          // 15: bsn.city.v1.ListResponse
+	(*Change)(nil),                // 16: bsn.city.v1.Change
+	(*FollowRequest)(nil),         // 17: bsn.city.v1.FollowRequest
+	(*FollowResponse)(nil),        // 18: bsn.city.v1.FollowResponse
+	(*LightBlockRequest)(nil),     // 19: bsn.city.v1.LightBlockRequest
+	(*LightBlockResponse)(nil),    // 20: bsn.city.v1.LightBlockResponse
+	(*SnapshotsRequest)(nil),      // 21: bsn.city.v1.SnapshotsRequest
+	(*SnapshotsResponse)(nil),     // 22: bsn.city.v1.SnapshotsResponse
+	(*Snapshot)(nil),              // 23: bsn.city.v1.Snapshot
+	(*SnapshotChunkRequest)(nil),  // 24: bsn.city.v1.SnapshotChunkRequest
+	(*SnapshotChunkResponse)(nil), // 25: bsn.city.v1.SnapshotChunkResponse
+	(*ApplyRequest)(nil),          // 26: bsn.city.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 27: bsn.city.v1.ApplyResponse
 }
 var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	2,  // 0: bsn.city.v1.StatusResponse.ledger:type_name -> bsn.city.v1.LedgerStatus
 	3,  // 1: bsn.city.v1.StatusResponse.nodes:type_name -> bsn.city.v1.NodeStatus
 	4,  // 2: bsn.city.v1.StatusResponse.gateway:type_name -> bsn.city.v1.GatewayStatus
-	15, // 3: bsn.city.v1.ListResponse.records:type_name -> bsn.city.v1.Change
-	15, // 4: bsn.city.v1.FollowResponse.changes:type_name -> bsn.city.v1.Change
-	22, // 5: bsn.city.v1.SnapshotsResponse.snapshots:type_name -> bsn.city.v1.Snapshot
-	0,  // 6: bsn.city.v1.CityService.Status:input_type -> bsn.city.v1.StatusRequest
-	5,  // 7: bsn.city.v1.CityService.Logs:input_type -> bsn.city.v1.LogsRequest
-	7,  // 8: bsn.city.v1.CityService.Writer:input_type -> bsn.city.v1.WriterRequest
-	9,  // 9: bsn.city.v1.CityService.Submit:input_type -> bsn.city.v1.SubmitRequest
-	11, // 10: bsn.city.v1.CityService.Get:input_type -> bsn.city.v1.GetRequest
-	13, // 11: bsn.city.v1.CityService.List:input_type -> bsn.city.v1.ListRequest
-	16, // 12: bsn.city.v1.CityService.Follow:input_type -> bsn.city.v1.FollowRequest
-	18, // 13: bsn.city.v1.CityService.LightBlock:input_type -> bsn.city.v1.LightBlockRequest
-	20, // 14: bsn.city.v1.CityService.Snapshots:input_type -> bsn.city.v1.SnapshotsRequest
-	23, // 15: bsn.city.v1.CityService.SnapshotChunk:input_type -> bsn.city.v1.SnapshotChunkRequest
-	25, // 16: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
-	1,  // 17: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
-	6,  // 18: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
-	8,  // 19: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
-	10, // 20: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
-	12, // 21: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
-	14, // 22: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
-	17, // 23: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
-	19, // 24: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
-	21, // 25: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
-	24, // 26: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
-	26, // 27: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
-	17, // [17:28] is the sub-list for method output_type
-	6,  // [6:17] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	5,  // 3: bsn.city.v1.StatusResponse.links:type_name -> bsn.city.v1.LinkStatus
+	16, // 4: bsn.city.v1.ListResponse.records:type_name -> bsn.city.v1.Change
+	16, // 5: bsn.city.v1.FollowResponse.changes:type_name -> bsn.city.v1.Change
+	23, // 6: bsn.city.v1.SnapshotsResponse.snapshots:type_name -> bsn.city.v1.Snapshot
+	0,  // 7: bsn.city.v1.CityService.Status:input_type -> bsn.city.v1.StatusRequest
+	6,  // 8: bsn.city.v1.CityService.Logs:input_type -> bsn.city.v1.LogsRequest
+	8,  // 9: bsn.city.v1.CityService.Writer:input_type -> bsn.city.v1.WriterRequest
+	10, // 10: bsn.city.v1.CityService.Submit:input_type -> bsn.city.v1.SubmitRequest
+	12, // 11: bsn.city.v1.CityService.Get:input_type -> bsn.city.v1.GetRequest
+	14, // 12: bsn.city.v1.CityService.List:input_type -> bsn.city.v1.ListRequest
+	17, // 13: bsn.city.v1.CityService.Follow:input_type -> bsn.city.v1.FollowRequest
+	19, // 14: bsn.city.v1.CityService.LightBlock:input_type -> bsn.city.v1.LightBlockRequest
+	21, // 15: bsn.city.v1.CityService.Snapshots:input_type -> bsn.city.v1.SnapshotsRequest
+	24, // 16: bsn.city.v1.CityService.SnapshotChunk:input_type -> bsn.city.v1.SnapshotChunkRequest
+	26, // 17: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
+	1,  // 18: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
+	7,  // 19: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
+	9,  // 20: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
+	11, // 21: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
+	13, // 22: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
+	15, // 23: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
+	18, // 24: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
+	20, // 25: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
+	22, // 26: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
+	25, // 27: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
+	27, // 28: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
+	18, // [18:29] is the sub-list for method output_type
+	7,  // [7:18] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_bsn_city_v1_city_proto_init() }
@@ -1957,7 +2090,7 @@ func file_bsn_city_v1_city_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bsn_city_v1_city_proto_rawDesc), len(file_bsn_city_v1_city_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
