@@ -423,6 +423,9 @@ func TestIdentityHolds(t *testing.T) {
 			case 5:
 				message = rapid.SampledFrom([]Message{CancelRecovery(), CancelAct(m.anAct(t).ID)}).Draw(t, "cancel")
 			}
+			if rapid.IntRange(0, 3).Draw(t, "direct") == 0 {
+				message.single = true // as if it did not take several keys
+			}
 			m.time = m.time.Add(time.Duration(rapid.SampledFrom([]int{0, 5, 60}).Draw(t, "pause")) * time.Second)
 			m.block(t)
 			now := m.account(t, "alice") // a recovery may have taken effect
