@@ -66,6 +66,9 @@ func (n *Node) announce(height int64) int64 {
 			return h - 1
 		}
 		n.waiting.resolve(h, block.Block.Txs, results.TxsResults)
+		if touchesCities(results) {
+			n.dropStrangers()
+		}
 		if n.guard.watching() {
 			n.attend(block.Block)
 		}

@@ -23,7 +23,7 @@ import (
 const (
 	// quietBlocks is the number of blocks in a row without a signature of its own
 	// after which a restored node takes it that nobody else signs with its key.
-	quietBlocks = 20
+	quietBlocks = 10
 	// goneWait is how long a restored node listens for votes of its own, where the
 	// operator says that the city that it was is gone.
 	goneWait = 10 * time.Second

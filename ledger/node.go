@@ -25,6 +25,7 @@ import (
 	"github.com/cometbft/cometbft/rpc/client/local"
 	cmttypes "github.com/cometbft/cometbft/types"
 	dbm "github.com/cosmos/cosmos-db"
+	"github.com/cosmos/cosmos-sdk/baseapp"
 	"github.com/google/renameio/v2"
 
 	"github.com/openbsn/bsn"
@@ -101,6 +102,7 @@ func cometConfig(c NodeConfig) *config.Config {
 	// Else a city that was cut off for long would be tried again after hours only.
 	cfg.P2P.PersistentPeersMaxDialPeriod = maxRedial
 	cfg.P2P.AllowDuplicateIP = true
+	cfg.FilterPeers = true // see Node.takes
 	cfg.P2P.FlushThrottleTimeout = 5 * time.Millisecond
 	cfg.P2P.MaxNumInboundPeers, cfg.P2P.MaxNumOutboundPeers = bsn.MaxCities, bsn.MaxCities
 	cfg.P2P.SendRate, cfg.P2P.RecvRate = 20<<20, 20<<20
@@ -214,6 +216,7 @@ func (n *Node) start(c NodeConfig, cfg *config.Config, doc *cmttypes.GenesisDoc)
 	if err != nil {
 		return err
 	}
+	options = append(options, func(b *baseapp.BaseApp) { b.SetIDPeerFilter(n.filterPeer) })
 	known := c.protocols
 	if known == nil {
 		known = protocols

@@ -91,17 +91,19 @@ func TestRefound(t *testing.T) {
 		}
 	}
 
+	addrs := []string{freePort(t), freePort(t)}
 	var peers []string
-	for i := range 2 {
+	for i, addr := range addrs {
+		peers = append(peers, bsn.NodeID(must[Identity](t)(InitNode(w.homes[i])).NodeKey)+"@"+addr)
+	}
+	for i, addr := range addrs {
 		for range 2 { // cut off and done again
 			if err := Succeed(w.homes[i], "test-net", genesis); err != nil {
 				t.Fatal(err)
 			}
 		}
-		addr := freePort(t)
 		n := must[*Node](t)(Start(NodeConfig{Home: w.homes[i], Listen: addr, Peers: peers, Log: slog.New(slog.DiscardHandler), pause: 20 * time.Millisecond}))
 		t.Cleanup(func() { n.Stop() })
-		peers = append(peers, string(n.comet.NodeInfo().ID())+"@"+addr)
 		w.nodes[i] = n
 	}
 	for _, n := range w.nodes[:2] {

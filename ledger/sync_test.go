@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	sdk "github.com/cosmos/cosmos-sdk/types"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/key"
 )
 
 // contents reads every store of an application, raw.
@@ -64,11 +66,32 @@ func (w *network) sources() map[string]Source {
 // start runs a node of the network at home.
 func (w *network) start(home string, h History) *Node {
 	w.t.Helper()
+	w.admit(home)
 	n := must[*Node](w.t)(Start(NodeConfig{
 		Home: home, Listen: freePort(w.t), Peers: w.peers, History: h, Log: slog.New(slog.DiscardHandler), pause: 20 * time.Millisecond,
 	}))
 	w.t.Cleanup(func() { n.Stop() })
 	return n
+}
+
+// admit makes the node at home one of a further city of the first operator, unless it
+// is one of a city.
+func (w *network) admit(home string) {
+	w.t.Helper()
+	id := must[Identity](w.t)(InitNode(home))
+	if w.nodes[0].takes(bsn.NodeID(id.NodeKey)) == nil {
+		return
+	}
+	if slices.ContainsFunc(w.homes, func(h string) bool {
+		return bytes.Equal(must[Identity](w.t)(InitNode(h)).ConsensusKey, id.ConsensusKey)
+	}) {
+		id.ConsensusKey = bytes.Clone(key.New().Public()[1:]) // a second node of one city
+	}
+	if p := w.pass(AdmitCity(Admission{
+		Operator: "op-0", OperatorKey: w.operators[0].key.Public(), City: fmt.Sprintf("more-%d", time.Now().UnixNano()), CityKey: key.New().Public(), ConsensusKey: id.ConsensusKey, NodeKey: id.NodeKey,
+	})); p.Status != bsn.ProposalPassed {
+		w.t.Fatalf("admission is %s: %s", p.Status, p.Reason)
+	}
 }
 
 // until waits.

@@ -1,0 +1,51 @@
+package ledger
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/openbsn/bsn"
+)
+
+func TestOnlyCitiesNodesArePeers(t *testing.T) {
+	t.Parallel()
+	w := found(t, 3, bsn.Parameters{})
+	peersOf := func(i int) int { return w.nodes[i].comet.Switch().Peers().Size() }
+	w.until("the cities to meet", func() bool { return peersOf(0) == 2 })
+
+	// A node that is no city's is not taken, though it knows the network and is welcome
+	// to ask.
+	home := w.newcomer()
+	stranger := must[*Node](t)(Start(NodeConfig{
+		Home: home, Listen: freePort(t), Peers: w.peers, Log: slog.New(slog.DiscardHandler), pause: 20 * time.Millisecond,
+	}))
+	defer stranger.Stop()
+	w.blocks(5)
+	if n := stranger.comet.Switch().Peers().Size(); n != 0 || peersOf(0) != 2 || stranger.app.LastBlockHeight() > 0 {
+		t.Errorf("the stranger has %d peers and is at height %d, the founder has %d peers", n, stranger.app.LastBlockHeight(), peersOf(0))
+	}
+	// Once it is, it is.
+	w.admit(home)
+	w.until("the newcomer to catch up", func() bool { return stranger.app.LastBlockHeight() >= w.nodes[0].app.LastBlockHeight() })
+
+	// A city that is put out loses its connections, and gets no new ones.
+	if p := w.pass(EvictCity("city-2")); p.Status != bsn.ProposalPassed {
+		t.Fatalf("eviction: %+v", p)
+	}
+	id := string(w.nodes[2].comet.NodeInfo().ID())
+	w.until("the evicted city to be dropped", func() bool {
+		for _, p := range w.nodes[0].comet.Switch().Peers().Copy() {
+			if string(p.ID()) == id {
+				return false
+			}
+		}
+		return true
+	})
+	if err := w.nodes[0].takes(id); err == nil {
+		t.Error("an evicted city's node is taken")
+	}
+	if err := w.nodes[0].takes(string(w.nodes[1].comet.NodeInfo().ID())); err != nil {
+		t.Errorf("another city's node: %v", err)
+	}
+}
