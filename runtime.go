@@ -27,6 +27,10 @@ type NodeSpec struct {
 	MemoryMiB int `json:"memoryMiB,omitempty"`
 	// StopTimeout is how long a stop waits between SIGTERM and SIGKILL; 0 is 10 s.
 	StopTimeout time.Duration `json:"stopTimeout,omitempty"`
+	// Handover: a process that is specified anew takes over from the one that runs, if
+	// that was specified so too: they run side by side until the old one has ended by
+	// itself. If the new one ends first, the old one stays.
+	Handover bool `json:"handover,omitempty"`
 }
 
 // File is written into the node's folder before it starts.

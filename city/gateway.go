@@ -55,7 +55,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 	role := GatewayRole{
 		API: "http://" + d.addr(bsn.PortAPI), Secret: d.secret, Level: d.cfg.Log.Level.String(),
 		Gateway: gateway.Config{
-			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json",
+			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json", Handover: "handover.sock",
 			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, MaxBatch: g.MaxBatch,
 			MaxSubscriptions: g.MaxSubscriptions, RequestsPerSecond: g.RequestsPerSecond,
 			AppRequestsPerSecond: g.AppRequestsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,
@@ -72,6 +72,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 		Env:     []string{"BSN_BINARY=" + d.binary.stamp},
 		Files:   []bsn.File{{Path: GatewayFile, Mode: 0o600, Content: b}},
 		Address: listen[0], Ports: map[string]int{"http": bsn.PortGateway}, StopTimeout: 15 * time.Second,
+		Handover: true,
 	})
 }
 

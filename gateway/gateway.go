@@ -49,6 +49,10 @@ type Config struct {
 	// a file ending in .age says how old they are.
 	State string `yaml:"state"`
 
+	// Handover is the path of the Unix socket over which a gateway hands its sockets to
+	// the one that replaces it; empty for none.
+	Handover string `yaml:"handover"`
+
 	// MaxRequestBytes bounds a request's body and a WebSocket message; default 1 MiB.
 	MaxRequestBytes int64 `yaml:"maxRequestBytes"`
 	// MaxResponseBytes bounds an answer, and all answers of a batch together;
@@ -151,6 +155,9 @@ type Gateway struct {
 	// draining ends when the gateway is about to stop; open are the WebSockets.
 	draining context.Context
 	drain    context.CancelFunc
+	// replaced ends when another gateway has taken over the sockets.
+	replaced context.Context
+	replace  context.CancelFunc
 	open     sync.WaitGroup
 
 	// heard ends when the ledger has not been heard of for too long.
@@ -184,6 +191,7 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	}
 	g.upstreams = newUpstreams(&g.cfg, frameworks, log)
 	g.draining, g.drain = context.WithCancel(context.Background())
+	g.replaced, g.replace = context.WithCancel(context.Background())
 	g.heard, g.unhear = context.WithCancel(context.Background())
 	g.meter.watch(g)
 	g.handler = g.routes()
@@ -215,9 +223,9 @@ func (g *Gateway) routes() http.Handler {
 	})
 }
 
-// Run serves until ctx ends, then lets calls in progress finish, closes the
-// WebSockets and saves the state. The error says why it could not serve; after
-// ctx has ended it is nil.
+// Run serves until ctx ends or another gateway has taken over, then lets calls in
+// progress finish, closes the WebSockets and saves the state. The error says why it
+// could not serve; after ctx has ended it is nil.
 func (g *Gateway) Run(ctx context.Context) error {
 	if len(g.cfg.Listen) == 0 {
 		return errors.New("gateway configuration: listen names no address")
@@ -227,17 +235,31 @@ func (g *Gateway) Run(ctx context.Context) error {
 		net.Listener
 	}
 	var servers []served
+	inherited, serves, err := inherit(g.cfg.Handover)
+	if err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	succeeds := len(inherited) > 0
+	var addresses []string
+	var sockets []net.Listener
 	listen := func(address string, h http.Handler) error {
-		l, err := net.Listen("tcp", address)
-		if err != nil {
-			return fmt.Errorf("gateway: %w", err)
+		l := inherited[address]
+		if delete(inherited, address); l == nil {
+			var err error
+			if l, err = net.Listen("tcp", address); err != nil {
+				return fmt.Errorf("gateway: %w", err)
+			}
 		}
-		servers = append(servers, served{g.server(h), l})
+		addresses, sockets = append(addresses, address), append(sockets, l)
+		servers = append(servers, served{g.server(g.tellReplaced(h)), l})
 		return nil
 	}
 	defer func() {
 		for _, s := range servers {
 			s.Listener.Close() // again, where a server has closed it already
+		}
+		for _, l := range inherited {
+			l.Close()
 		}
 	}()
 	for _, address := range g.cfg.Listen {
@@ -256,16 +278,34 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if succeeds {
+		g.warm(serving)
+	}
 	for _, s := range servers {
 		g.log.Info("gateway listens", "city", g.cfg.City, "address", s.Listener.Addr().String())
 		go func() {
-			if err := s.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := s.Serve(s.Listener); !errors.Is(err, http.ErrServerClosed) && g.replaced.Err() == nil {
 				stop(fmt.Errorf("gateway: %w", err))
 			}
 		}()
 	}
-
-	<-serving.Done()
+	if err := serves(); err != nil {
+		return fmt.Errorf("gateway: take over: %w", err)
+	}
+	if handed, err := offer(serving, g.cfg.Handover, addresses, sockets); err != nil {
+		g.log.Error("gateway cannot be replaced without a stop", "error", err)
+		<-serving.Done()
+	} else if handed {
+		g.log.Info("another gateway has taken over", "city", g.cfg.City)
+		g.replace()
+		for _, l := range sockets {
+			l.Close() // not what waits there: the other gateway has it too
+		}
+		select {
+		case <-serving.Done():
+		case <-time.After(lingerTimeout):
+		}
+	}
 	g.drain()
 	deadline, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.DrainTimeout)
 	defer cancel()
@@ -273,8 +313,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	for _, s := range servers {
 		shutdown.Go(func() error { return s.Shutdown(deadline) })
 	}
-	sockets := make(chan struct{})
-	go func() { g.open.Wait(); close(sockets) }()
+	closed := make(chan struct{})
+	go func() { g.open.Wait(); close(closed) }()
 	if err := shutdown.Wait(); err != nil {
 		g.log.Warn("gateway stops before all calls were answered", "error", err)
 		for _, s := range servers {
@@ -282,11 +322,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 	}
 	select {
-	case <-sockets:
+	case <-closed:
 	case <-deadline.Done():
 	}
+	stop(nil)
 	wait()
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || g.replaced.Err() != nil {
 		return nil
 	}
 	return context.Cause(serving)

@@ -26,6 +26,7 @@ const (
 // Reasons for which the gateway closes a WebSocket.
 const (
 	closeDraining = "gateway stops: connect again"
+	closeReplaced = "gateway is replaced by a newer one: connect again"
 	closeSlow     = "client reads too slowly"
 	closeKey      = "key has been revoked"
 	closeToken    = "token has ended: connect again with another"
@@ -74,6 +75,8 @@ func (g *Gateway) serveSocket(w http.ResponseWriter, r *http.Request) {
 	defer g.meter.sockets.Dec()
 	stop := context.AfterFunc(g.draining, func() { s.end(websocket.StatusGoingAway, closeDraining) })
 	defer stop()
+	replaced := context.AfterFunc(g.replaced, func() { s.retire(ctx) })
+	defer replaced()
 	unheard := context.AfterFunc(g.hearing(), func() { s.end(websocket.StatusTryAgainLater, closeAlone) })
 	defer unheard()
 	s.run(ctx)
@@ -104,6 +107,19 @@ func (s *socket) run(ctx context.Context) {
 	}
 	s.mu.Unlock()
 	parts.Wait()
+}
+
+// retire lets the calls that were sent finish, and then has the client connect anew.
+func (s *socket) retire(ctx context.Context) {
+	for range socketCalls {
+		select {
+		case s.slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
+	}
+	s.out.settle()
+	s.end(websocket.StatusServiceRestart, closeReplaced)
 }
 
 // end closes the connection, once, with a reason that the client sees. The
@@ -318,6 +334,15 @@ func (q *queue) pop() (text []byte, ok bool) {
 	q.bytes -= len(text) + itemCost
 	q.change.Broadcast()
 	return text, true
+}
+
+// settle waits until nothing is left in the queue.
+func (q *queue) settle() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for !q.closed && len(q.items) > 0 {
+		q.change.Wait()
+	}
 }
 
 func (q *queue) close() {

@@ -197,6 +197,11 @@ func (s *session) startDetached(ctx context.Context, h city.Home) error {
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
 	}
+	return s.startBinary(ctx, h, exe, s.workDir())
+}
+
+// startBinary starts a city's daemon in the background, from a file and in a folder.
+func (s *session) startBinary(ctx context.Context, h city.Home, exe, folder string) error {
 	log, err := os.OpenFile(h.LogFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
@@ -212,7 +217,7 @@ func (s *session) startDetached(ctx context.Context, h city.Home) error {
 	}
 	defer r.Close()
 	cmd := exec.Command(exe, "city", "start", h.Name, "--home", s.root)
-	cmd.Dir = s.workDir()
+	cmd.Dir = folder
 	cmd.Env = append(os.Environ(), readyEnv+"=3")
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{w}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -44,6 +44,8 @@ func TestMain(m *testing.M) {
 		prepareOrServe()
 	case "daemon":
 		daemon()
+	case "relay":
+		relay()
 	default:
 		panic("unknown role " + role)
 	}
@@ -105,6 +107,26 @@ func prepareOrServe() {
 	fmt.Fprintln(f, "once")
 	if _, err := os.Stat("slow"); err == nil {
 		select {}
+	}
+}
+
+// relay ends once a younger one has taken over. With the file "unfit" it does not
+// come so far.
+func relay() {
+	if _, err := os.Stat("unfit"); err == nil {
+		fmt.Println("cannot take over")
+		os.Exit(3)
+	}
+	self := "taken-" + os.Getenv("GENERATION")
+	if err := os.WriteFile(self, nil, 0o600); err != nil {
+		panic(err)
+	}
+	for {
+		all, err := filepath.Glob("taken-*")
+		if err != nil || all[len(all)-1] != self {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 

@@ -170,6 +170,9 @@ func (n *node) start(ctx context.Context, spec bsn.NodeSpec) error {
 		n.watch(true)
 		return nil
 	}
+	if spec.Handover && n.spec.Handover && n.proc != nil && !n.proc.ended() {
+		return n.replace(ctx, spec, encoded, hash)
+	}
 	if err := n.halt(ctx); err != nil {
 		n.watch(false)
 		return fmt.Errorf("start %s anew: %w", n.id, err)
