@@ -50,7 +50,8 @@ func siteOf(ts *testscript.TestScript) *site {
 	return s
 }
 
-// TestHosts runs the scenarios whose cities are on hosts of their own.
+// TestHosts runs the scenarios whose cities are on hosts of their own. Founding a
+// network on them takes a while, so that a script does much with one.
 func TestHosts(t *testing.T) {
 	needHosts(t)
 	runScenarios(t, "scenarios/hosts", func(env *testscript.Env) error {
