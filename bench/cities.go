@@ -31,6 +31,7 @@ type cityStage struct {
 
 // cityStages run in this order.
 var cityStages = []cityStage{
+	{"link", measureLink},
 	{"join", join},
 	{"4", scale(4)},
 	{"20", scale(20)},

@@ -271,6 +271,11 @@ func (d *daemon) apply(ctx context.Context, q *cityv1.ApplyRequest) (*cityv1.App
 		}
 		return &cityv1.ApplyResponse{Proposal: res.Proposal(), Status: string(bsn.ProposalOpen)}, nil
 	}
+	if p.Status == bsn.ProposalPassed { // since the first look
+		if r, found, err := d.admitted(ctx, a); found || err != nil {
+			return r, err
+		}
+	}
 	return &cityv1.ApplyResponse{Proposal: p.ID, Status: string(p.Status), Reason: p.Reason}, nil
 }
 
