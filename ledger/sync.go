@@ -55,6 +55,9 @@ var (
 	ErrReplay = errors.New("no city offers a snapshot")
 	// ErrNoSource: none of the cities could be asked, or none that agrees with what is trusted.
 	ErrNoSource = errors.New("no city to take the ledger's state from")
+	// ErrForked: there are two histories, each with the signatures of more than two
+	// thirds of the operators. Only people can tell which is the right one.
+	ErrForked = errors.New("more than two thirds of the operators signed two histories")
 )
 
 // SyncConfig says where to get the ledger's state, and what to believe.
@@ -70,7 +73,7 @@ type SyncConfig struct {
 // Sync gives the node in Home, which must not run, the newest state of the ledger
 // that several cities offer and that the light client proves from Trust, in place
 // of what it had. What it signed is kept. Cities that say what is not so are left
-// out. It may be cut off anywhere and called again. Errors: ErrReplay, ErrNoSource.
+// out. It may be cut off anywhere and called again. Errors: ErrReplay, ErrNoSource, ErrForked.
 func Sync(ctx context.Context, c SyncConfig) (height int64, err error) {
 	if err := install(c.Home); err != nil {
 		return 0, err
@@ -102,6 +105,9 @@ func Sync(ctx context.Context, c SyncConfig) (height int64, err error) {
 		}
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
+		}
+		if errors.Is(err, ErrForked) {
+			return 0, err
 		}
 		c.Log.Warn("a snapshot of the ledger was not taken", "height", o.Height, "offered by", o.by, "error", err)
 		causes = append(causes, fmt.Errorf("at %d, offered by %v: %w", o.Height, o.by, err))
@@ -243,8 +249,7 @@ func (s *syncer) block(ctx context.Context, height int64) (*cmttypes.LightBlock,
 	best, most := got[names[0]], ""
 	for _, name := range names {
 		if !bytes.Equal(got[name].Hash(), best.Hash()) {
-			return nil, fmt.Errorf("cities %s and %s each prove another block %d: more than two thirds of the operators signed two histories; tell all operators",
-				names[0], name, height)
+			return nil, fmt.Errorf("%w: cities %s and %s each prove another block %d; tell all operators", ErrForked, names[0], name, height)
 		}
 		p, err := got[name].ValidatorSet.ToProto()
 		if err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	cmtjson "github.com/cometbft/cometbft/libs/json"
+	cmtproto "github.com/cometbft/cometbft/proto/tendermint/types"
 	cmttypes "github.com/cometbft/cometbft/types"
 	sdk "github.com/cosmos/cosmos-sdk/types"
 
@@ -300,6 +301,33 @@ func TestSyncRefusesLies(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSyncStopsAtTwoHistories has a city with the keys of more than two thirds of the
+// operators, which signs another state.
+func TestSyncStopsAtTwoHistories(t *testing.T) {
+	t.Parallel()
+	w := foundWith(t, 1, bsn.Parameters{}, History{SnapshotInterval: 10, Snapshots: 2})
+	w.snapshots(1)
+	trust := must[Trust](t)(TrustOf(w.ctx, "test-net", w.nodes[0]))
+	w.snapshots(2)
+	signer := w.nodes[0].guard.Key.PrivKey
+	forge := func(height int64, b []byte) []byte {
+		if height == trust.Height {
+			return b
+		}
+		block := must[*cmttypes.LightBlock](t)(decodeLight("test-net", b))
+		block.Header.AppHash = bytes.Repeat([]byte{1}, 32)
+		block.Commit.BlockID.Hash = block.Header.Hash()
+		block.Commit.Signatures[0].Signature = must[[]byte](t)(signer.Sign(block.Commit.VoteSignBytes("test-net", 0)))
+		p := must[*cmtproto.LightBlock](t)(block.ToProto())
+		return must[[]byte](t)(p.Marshal())
+	}
+	home := w.newcomer()
+	_, _, err := w.sync(home, trust, map[string]Source{"a": w.nodes[0], "b": liar{Source: w.nodes[0], block: forge}})
+	if !errors.Is(err, ErrForked) {
+		t.Errorf("two proven histories: %v", err)
 	}
 }
 
