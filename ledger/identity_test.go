@@ -399,6 +399,9 @@ func TestIdentityHolds(t *testing.T) {
 		m := begin(t, genesis)
 		m.portal = m.client(t, "portal")
 		m.write(t, m.client(t, "alice"), SetGuard(bsn.Guard{Guardians: []string{"bob"}, Portal: true, Threshold: 1, Delay: 60}))
+		if rapid.Bool().Draw(t, "several") {
+			m.write(t, m.client(t, "alice"), SetKeys(KeyChange{Set: alices("k1", "k2"), Threshold: 2}))
+		}
 		for range rapid.IntRange(1, 40).Draw(t, "writes") {
 			before := m.account(t, "alice")
 			by := rapid.SampledFrom([]string{"alice", "k1", "k2", "k3", "bob", "portal"}).Draw(t, "by")
