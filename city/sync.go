@@ -42,10 +42,7 @@ func (d *daemon) prepareLedger() (func(context.Context, func(string)) error, err
 		switch {
 		case errors.Is(err, ledger.ErrReplay):
 			d.log.Info("syncing: the ledger is followed block by block", "reason", err)
-		case errors.Is(err, ledger.ErrForked):
-			d.log.Error("the ledger's state is not taken over, and the ledger node does not start", "cause", err)
-			return err
-		case err != nil && ctx.Err() == nil && empty && time.Since(began) > lonely:
+		case err != nil && ctx.Err() == nil && empty && !errors.Is(err, ledger.ErrForked) && time.Since(began) > lonely:
 			d.log.Warn("the ledger's state cannot be taken over now; the ledger node starts without it", "error", err)
 		case err != nil:
 			if ctx.Err() == nil {
