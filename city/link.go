@@ -128,8 +128,11 @@ func (d *daemon) isLocal(name string) bool {
 	defer d.link.mu.Unlock()
 	if !d.link.local[name] {
 		s, err := h.Load()
-		if err != nil || s.Network != d.state.Network {
+		if err != nil || s.Network != "" && s.Network != d.state.Network {
 			return false
+		}
+		if s.Network == "" {
+			return true // about to join: it does not know yet that it was admitted
 		}
 		if d.link.local == nil {
 			d.link.local = map[string]bool{}
