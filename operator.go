@@ -123,7 +123,9 @@ type Proposal struct {
 	Summary string          `json:"summary"`
 	Message string          `json:"message"`
 	Status  ProposalStatus  `json:"status"`
-	Votes   map[string]Vote `json:"votes"` // by operator
+	Votes   map[string]bool `json:"votes"` // by operator, the latest of each
+	// Cast is when each operator's vote came.
+	Cast map[string]Moment `json:"cast,omitempty"`
 	// Opened, Expires and Decided are ledger time, in Unix seconds.
 	Opened  int64 `json:"opened"`
 	Expires int64 `json:"expires"`
@@ -136,9 +138,8 @@ type Proposal struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// Vote is an operator's latest vote on a proposal.
-type Vote struct {
-	Yes    bool  `json:"yes"`
-	Height int64 `json:"height"` // of the ledger
-	Time   int64 `json:"time"`   // ledger time, Unix seconds
+// Moment is a block of the ledger.
+type Moment struct {
+	Height int64 `json:"height"`
+	Time   int64 `json:"time"` // Unix seconds
 }

@@ -55,14 +55,18 @@ func nodeID(c bsn.Chain) string { return c.Framework + "-" + c.Name }
 
 // chains brings every chain of which this city is a member one step further, and
 // stops the nodes of those that it has left: not by what it knew once, since the
-// ledger may have asked for them after that.
-func (d *daemon) chains(ctx context.Context, v view, self bsn.City) []ledger.Message {
-	var say []ledger.Message
+// ledger may have asked for them after that. It returns what it has to say to the
+// ledger, and what nodes wait for that are to stop.
+func (d *daemon) chains(ctx context.Context, v view, self bsn.City) (say []ledger.Message, waits []string) {
 	wanted := map[string]bool{gatewayID: true}
 	for _, name := range slices.Sorted(maps.Keys(v.chains)) {
 		c := v.chains[name]
 		if !c.Member(self.Name) {
-			d.nodes.drop(name)
+			if w := d.drain(ctx, self, c); w != "" {
+				wanted[nodeID(c)], waits = true, append(waits, w)
+			} else {
+				d.nodes.drop(name)
+			}
 			continue
 		}
 		wanted[nodeID(c)] = true
@@ -79,7 +83,7 @@ func (d *daemon) chains(ctx context.Context, v view, self bsn.City) []ledger.Mes
 			d.try("stop "+n.ID, d.runtime.Stop(ctx, n.ID))
 		}
 	}
-	return say
+	return say, waits
 }
 
 // chain is the way of one chain: keys, genesis, node.

@@ -52,10 +52,11 @@ type daemon struct {
 	nodes  nodes
 	asked  asked
 	// wake makes reconcile look again at once.
-	wake    chan struct{}
-	fetches fetches
-	dialled dialled
-	link    linked
+	wake      chan struct{}
+	fetches   fetches
+	dialled   dialled
+	departure departure
+	link      linked
 }
 
 // Run is a city's daemon: it returns when ctx ends, and leaves the city's nodes
@@ -68,6 +69,9 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	}
 	if d.state.Network == "" {
 		return fmt.Errorf("city %q is not part of a network: found one with `bsn city init --network NAME`, or `bsn city join INVITATION`", h.Name)
+	}
+	if d.state.Ended != "" {
+		return fmt.Errorf("city %q %s: delete it with `bsn city delete %s`", h.Name, d.state.Ended, h.Name)
 	}
 	if err := h.checkNetwork(d.state); err != nil {
 		return err
@@ -192,7 +196,10 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	g.Go(func() error { return d.reconcile(ctx) })
 	g.Go(func() error { d.rotateLog(ctx); return nil })
 	g.Go(func() error { d.tidy(ctx); return nil })
-	return g.Wait()
+	if err := g.Wait(); !errors.Is(err, errEnded) {
+		return err
+	}
+	return nil
 }
 
 // listen opens the API's ports: for other cities at the virtual address, and for

@@ -71,6 +71,9 @@ type State struct {
 	// over from others, as long as it has none, and with Resync once more.
 	Trust  ledger.Trust `json:"trust,omitzero"`
 	Resync bool         `json:"resync,omitempty"`
+	// Ended says why the city is no part of the network any more: it left, or was
+	// evicted.
+	Ended string `json:"ended,omitempty"`
 }
 
 // ErrNoCity means that no city of this name lies under this $BSN_HOME.

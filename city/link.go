@@ -48,7 +48,7 @@ func (l *linked) close() error {
 // acquaint tells the link of all cities, and of the chains that they share with this
 // one. It is opened with the first city that is elsewhere, or if it is to be reached.
 func (d *daemon) acquaint(cities []bsn.City, chains map[string]bsn.Chain) error {
-	cities = slices.DeleteFunc(slices.Clone(cities), func(c bsn.City) bool { return c.Name == d.home.Name || !c.Status.Member() })
+	cities = slices.DeleteFunc(slices.Clone(cities), func(c bsn.City) bool { return c.Name == d.home.Name })
 	slices.SortFunc(cities, func(a, b bsn.City) int { return cmp.Compare(a.Index, b.Index) })
 	var all []bsn.Neighbour
 	needed := d.cfg.City.Link.Listen != ""

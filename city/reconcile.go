@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -31,6 +30,8 @@ func (d *daemon) reconcile(ctx context.Context) error {
 	defer wg.Wait()
 	defer d.fetches.wg.Wait()
 	d.try("mirror", d.mirror.restore(d.home.mirrorFile()))
+	ctx, end := context.WithCancel(ctx)
+	defer end() // also where the city has left: nobody else ends these then
 	wg.Go(func() { d.follow(ctx) })
 	wg.Go(func() { d.keepMirror(ctx) })
 	wg.Go(func() { d.tend(ctx) })
@@ -44,7 +45,9 @@ func (d *daemon) reconcile(ctx context.Context) error {
 	for ctx.Err() == nil {
 		v := d.mirror.view()
 		if v.height > 0 {
-			d.step(ctx, v)
+			if err := d.step(ctx, v); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -99,13 +102,16 @@ func rouse(wake chan<- struct{}) {
 }
 
 // step does all that can be done now and writes what the city has to say to the
-// ledger in one transaction.
-func (d *daemon) step(ctx context.Context, v view) {
+// ledger in one transaction. Error: errEnded.
+func (d *daemon) step(ctx context.Context, v view) error {
 	var say []ledger.Message
 	self, ok := v.cities[d.home.Name]
 	if !ok {
 		d.try("city", fmt.Errorf("the ledger does not know this city"))
-		return
+		return nil
+	}
+	if !self.Status.Member() {
+		return d.end(ctx, self)
 	}
 	if self.Status == bsn.CityAdmitted {
 		say = append(say, ledger.ActivateCity())
@@ -114,13 +120,19 @@ func (d *daemon) step(ctx context.Context, v view) {
 		say = append(say, ledger.UpdateCity(c.API, c.Gateway, c.Link))
 	}
 	d.try("gateway", d.startGateway(ctx))
-	d.try("link", d.acquaint(slices.Collect(maps.Values(v.cities)), v.chains))
+	d.try("link", d.acquaint(inTouch(v), v.chains))
 	d.try("peers", d.connect(v, self))
-	say = append(say, d.chains(ctx, v, self)...)
-	say = append(say, d.apps(ctx, v, self)...)
+	of, waits := d.chains(ctx, v, self)
+	say = append(say, of...)
+	if self.Status == bsn.CityLeaving {
+		say = append(say, d.leave(v, self, waits)...)
+	} else {
+		say = append(say, d.apps(ctx, v, self)...)
+	}
 	if v.fresh {
 		d.say(ctx, say)
 	}
+	return nil
 }
 
 // addresses is the city's record with the addresses at which it serves, as

@@ -41,6 +41,7 @@ func (d *daemon) status(ctx context.Context) (*cityv1.StatusResponse, error) {
 			LatencyNanoseconds: int64(l.Latency), Sent: l.Sent, Received: l.Received, Streams: int32(l.Streams), Error: l.Error,
 		})
 	}
+	out.Waits = d.departure.get()
 	sites := d.nodes.all()
 	byID := map[string]bsn.Site{}
 	for _, site := range sites {

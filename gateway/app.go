@@ -155,12 +155,9 @@ func (g *Gateway) findApp(r *http.Request) (t target, err error) {
 	if text, refused := g.unheard(bsn.MethodRead); refused {
 		return t, &appError{http.StatusServiceUnavailable, text, aloneRetry}
 	}
-	name, versionText, pinned := strings.Cut(r.PathValue("app"), "@")
-	number := 0
-	if pinned {
-		if number, err = strconv.Atoi(versionText); err != nil || number < 1 {
-			return t, failApp(http.StatusBadRequest, "version %q is not a number from 1: write %s@1", clipName(versionText), clipName(name))
-		}
+	name, number, err := appName(r)
+	if err != nil {
+		return t, err
 	}
 	t.id = bsn.ID(r.PathValue("account"), name)
 	app, ok := g.directory.app(t.id)
@@ -180,6 +177,27 @@ func (g *Gateway) findApp(r *http.Request) (t target, err error) {
 		return t, failApp(http.StatusServiceUnavailable, "package of app %s is not at hand: try again", t.id)
 	}
 	return t, nil
+}
+
+// appName reads the app's name and version, 0 for the newest, from an address.
+func appName(r *http.Request) (name string, number int, err error) {
+	name, versionText, pinned := strings.Cut(r.PathValue("app"), "@")
+	if pinned {
+		if number, err = strconv.Atoi(versionText); err != nil || number < 1 {
+			return name, 0, failApp(http.StatusBadRequest, "version %q is not a number from 1: write %s@1", clipName(versionText), clipName(name))
+		}
+	}
+	return name, number, nil
+}
+
+// appOf is the app of a request's address, if there is one.
+func (g *Gateway) appOf(r *http.Request) (app *bsn.App, number int, ok bool) {
+	name, number, err := appName(r)
+	if err != nil {
+		return nil, 0, false
+	}
+	app, ok = g.directory.app(bsn.ID(r.PathValue("account"), name))
+	return app, number, ok
 }
 
 // notServed says where else the app is, since this city does not serve it.

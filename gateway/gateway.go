@@ -159,6 +159,7 @@ type Gateway struct {
 	replaced context.Context
 	replace  context.CancelFunc
 	open     sync.WaitGroup
+	sockets  sync.Map // the same, as keys: *socket
 
 	// heard ends when the ledger has not been heard of for too long.
 	aloneMu sync.Mutex
@@ -204,13 +205,13 @@ func (g *Gateway) Handler() http.Handler { return g.handler }
 
 func (g *Gateway) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /rpc/{chain}", g.serveRPC)
-	mux.HandleFunc("POST /rpc/{chain}/{key}", g.serveRPC)
-	mux.HandleFunc("GET /rpc/{chain}", g.serveSocket)
-	mux.HandleFunc("GET /rpc/{chain}/{key}", g.serveSocket)
-	mux.HandleFunc("GET /app/{account}/{app}", g.serveDescription)
-	mux.HandleFunc("GET /app/{account}/{app}/{contract}/{function}", g.serveQuery)
-	mux.HandleFunc("POST /app/{account}/{app}/{contract}/{function}", g.serveQuery)
+	mux.HandleFunc("POST /rpc/{chain}", g.here(g.serveRPC))
+	mux.HandleFunc("POST /rpc/{chain}/{key}", g.here(g.serveRPC))
+	mux.HandleFunc("GET /rpc/{chain}", g.here(g.serveSocket))
+	mux.HandleFunc("GET /rpc/{chain}/{key}", g.here(g.serveSocket))
+	mux.HandleFunc("GET /app/{account}/{app}", g.here(g.serveDescription))
+	mux.HandleFunc("GET /app/{account}/{app}/{contract}/{function}", g.here(g.serveQuery))
+	mux.HandleFunc("POST /app/{account}/{app}/{contract}/{function}", g.here(g.serveQuery))
 	mux.HandleFunc("GET /health", g.serveHealth)
 	mux.HandleFunc("GET /{$}", g.serveRoot)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -366,6 +367,7 @@ func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 	f := &follower{ledger: g.ledger, directory: g.directory, chains: update, log: g.log}
 	parts.Go(func() { f.run(ctx) })
 	parts.Go(func() { g.watchAlone(ctx) })
+	parts.Go(func() { g.watchLeaving(ctx) })
 	if g.cfg.State != "" {
 		parts.Go(func() { keepState(ctx, g.directory, g.cfg.State, g.log) })
 	}

@@ -146,7 +146,7 @@ var (
 	allowOrigin   = []string{"*"}
 	allowMethods  = []string{"GET, POST, OPTIONS"}
 	allowHeaders  = []string{"content-type, x-api-key, authorization"}
-	exposeHeaders = []string{"bsn-ledger-height, bsn-ledger-age, bsn-alone, retry-after"}
+	exposeHeaders = []string{"bsn-ledger-height, bsn-ledger-age, bsn-alone, bsn-city-status, bsn-city-until, retry-after"}
 	allowAge      = []string{"86400"}
 )
 
@@ -167,6 +167,12 @@ func (g *Gateway) commonHeaders(h http.Header) {
 	h["Access-Control-Max-Age"] = allowAge
 	if s := g.directory.state(); s.known {
 		h[heightHeader] = []string{strconv.FormatInt(s.height, 10)}
+	}
+	if c, going := g.going(); going {
+		h[statusHeader] = []string{string(c.Status)}
+		if c.Until > 0 {
+			h[untilHeader] = []string{time.Unix(c.Until, 0).UTC().Format(time.RFC3339)}
+		}
 	}
 	if s := g.standing(); s.alone {
 		h[ageHeader] = []string{strconv.Itoa(int(s.age.Seconds()))}

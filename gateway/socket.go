@@ -70,6 +70,8 @@ func (g *Gateway) serveSocket(w http.ResponseWriter, r *http.Request) {
 		out: newQueue(socketQueue), slots: make(chan struct{}, socketCalls),
 	}
 	g.open.Add(1)
+	g.sockets.Store(s, nil)
+	defer g.sockets.Delete(s)
 	g.meter.sockets.Inc()
 	defer g.open.Done()
 	defer g.meter.sockets.Dec()

@@ -150,11 +150,21 @@ func (n *Node) block(ctx context.Context, height int64) (bsn.Block, error) {
 		return bsn.Block{}, fmt.Errorf("read results of block %d: %w: %v", height, bsn.ErrPruned, err)
 	}
 	b := bsn.Block{Height: height, Time: header.Header.Time}
-	for _, tx := range results.TxsResults {
-		b.Changes = append(b.Changes, changes(tx.Events)...)
-	}
-	b.Changes = last(append(b.Changes, changes(results.FinalizeBlockEvents)...))
+	b.Changes = left(results.TxsResults, results.FinalizeBlockEvents)
 	return b, nil
+}
+
+// left is what a block left of the records: its beginning, its transactions and its
+// end follow each other, though the block's own events come together.
+func left(txs []*abci.ExecTxResult, own []abci.Event) []bsn.Change {
+	begins := func(e abci.Event) bool {
+		return slices.ContainsFunc(e.Attributes, func(a abci.EventAttribute) bool { return a.Key == "mode" && a.Value == "BeginBlock" })
+	}
+	all := changes(slices.DeleteFunc(slices.Clone(own), func(e abci.Event) bool { return !begins(e) }))
+	for _, tx := range txs {
+		all = append(all, changes(tx.Events)...)
+	}
+	return last(append(all, changes(slices.DeleteFunc(slices.Clone(own), begins))...))
 }
 
 // last keeps of each record its last change: what the block left.

@@ -3,13 +3,16 @@ package ledger
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	abci "github.com/cometbft/cometbft/abci/types"
+	cmtproto "github.com/cometbft/cometbft/proto/tendermint/types"
 	cmttypes "github.com/cometbft/cometbft/types"
 	dbm "github.com/cosmos/cosmos-db"
 	sdk "github.com/cosmos/cosmos-sdk/types"
@@ -34,10 +37,15 @@ type machine struct {
 	time   time.Time
 	hash   []byte
 	// known is what a follower of all blocks knows.
-	known     map[string]string
-	operators []*Client
-	cities    []*Client
-	portal    *Client
+	known map[string]string
+	// validators are what CometBFT would have, by the address of the key. The absent
+	// of them sign no block; evidence is brought with the next.
+	validators map[string]abci.Validator
+	absent     map[string]bool
+	evidence   []abci.Misbehavior
+	operators  []*Client
+	cities     []*Client
+	portal     *Client
 }
 
 // seed makes the same key from the same text.
@@ -73,7 +81,10 @@ func begin(t tester, genesis []byte) *machine {
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	m := &machine{app: app, time: doc.GenesisTime, known: map[string]string{}}
+	m := &machine{
+		app: app, time: doc.GenesisTime, known: map[string]string{},
+		validators: map[string]abci.Validator{}, absent: map[string]bool{},
+	}
 	params := doc.ConsensusParams.ToProto()
 	res, err := app.InitChain(&abci.RequestInitChain{
 		Time: doc.GenesisTime, ChainId: doc.ChainID, ConsensusParams: &params, InitialHeight: 1, AppStateBytes: doc.AppState,
@@ -83,6 +94,9 @@ func begin(t tester, genesis []byte) *machine {
 	}
 	if len(res.Validators) == 0 {
 		t.Fatalf("genesis gives no validator")
+	}
+	if err := m.empower(res.Validators); err != nil {
+		t.Fatalf("genesis: %v", err)
 	}
 	m.block(t)
 	m.known = m.records(t)
@@ -180,23 +194,63 @@ func (m *machine) Submit(_ context.Context, tx []byte) (Result, error) {
 }
 
 func (m *machine) finalize(txs ...[]byte) (*abci.ResponseFinalizeBlock, error) {
-	res, err := m.app.FinalizeBlock(&abci.RequestFinalizeBlock{Height: m.height, Time: m.time, Txs: txs})
+	var commit abci.CommitInfo
+	for _, address := range slices.Sorted(maps.Keys(m.validators)) {
+		flag := cmtproto.BlockIDFlagCommit
+		if m.absent[address] {
+			flag = cmtproto.BlockIDFlagAbsent
+		}
+		commit.Votes = append(commit.Votes, abci.VoteInfo{Validator: m.validators[address], BlockIdFlag: flag})
+	}
+	evidence := m.evidence
+	m.evidence = nil
+	res, err := m.app.FinalizeBlock(&abci.RequestFinalizeBlock{
+		Height: m.height, Time: m.time, Txs: txs, DecidedLastCommit: commit, Misbehavior: evidence,
+	})
 	if err != nil {
+		return nil, err
+	}
+	if err := m.empower(res.ValidatorUpdates); err != nil {
 		return nil, err
 	}
 	if _, err := m.app.Commit(); err != nil {
 		return nil, err
 	}
 	m.hash = res.AppHash
-	for _, r := range res.TxResults {
-		for _, c := range changes(r.Events) {
-			m.known[string(c.Kind)+" "+c.ID] = string(c.Record)
-		}
-	}
-	for _, c := range changes(res.Events) {
+	for _, c := range left(res.TxResults, res.Events) {
 		m.known[string(c.Kind)+" "+c.ID] = string(c.Record)
 	}
 	return res, nil
+}
+
+// empower does what CometBFT does with updates of its validators: those that it
+// would stop at are errors here.
+func (m *machine) empower(updates []abci.ValidatorUpdate) error {
+	next := maps.Clone(m.validators)
+	for _, u := range updates {
+		address := consensusAddress(u.PubKey.GetEd25519())
+		_, has := next[address]
+		switch {
+		case u.Power == 0 && !has:
+			return fmt.Errorf("a validator is removed that there is not")
+		case u.Power == 0:
+			delete(next, address)
+		case has:
+			return fmt.Errorf("a validator is added twice")
+		default:
+			next[address] = abci.Validator{Address: []byte(address), Power: u.Power}
+		}
+	}
+	if len(next) == 0 {
+		return fmt.Errorf("no validator is left")
+	}
+	m.validators = next
+	return nil
+}
+
+func consensusAddress(key []byte) string {
+	sum := sha256.Sum256(key)
+	return string(sum[:20])
 }
 
 // block runs a block of these transactions.
@@ -299,6 +353,17 @@ func read[T any](t tester, m *machine, kind bsn.Kind, id string) (v T) {
 	return v
 }
 
+// anyEffect draws an effect that changes what other writes may do.
+func anyEffect(t *rapid.T, city, chain func() string) Effect {
+	operator := rapid.SampledFrom([]string{"op-0", "op-1", "op-3", "nobody"}).Draw(t, "operator")
+	return rapid.SampledFrom([]Effect{
+		EvictCity(city()), EvictOperator(operator),
+		ReinstateOperator(operator, city(), bytes.Repeat([]byte{byte(rapid.IntRange(0, 9).Draw(t, "key"))}, 32)),
+		CloseChain(chain()), ReopenChain(chain()), SetDeploy(chain(), bsn.DeployAnyone),
+		SetParameter(rapid.SampledFrom([]string{"votingPeriod", "openProposals", "nothing"}).Draw(t, "parameter"), int64(rapid.IntRange(0, 100).Draw(t, "value"))),
+	}).Draw(t, "effect")
+}
+
 // anyWrite draws a write that may or may not be allowed, and who signs it.
 func anyWrite(t *rapid.T, m *machine) (*Client, Message) {
 	name := func(label string) string {
@@ -338,7 +403,14 @@ func anyWrite(t *rapid.T, m *machine) (*Client, Message) {
 			return m.operators[i("operator")], Propose("", SetCommittee(chain(), cities()))
 		},
 		func() (*Client, Message) {
-			return m.operators[i("operator")], Vote(uint64(rapid.IntRange(5, 9).Draw(t, "proposal")), rapid.IntRange(0, 9).Draw(t, "yes") > 0)
+			return m.operators[i("operator")], Propose("", anyEffect(t, city, chain))
+		},
+		func() (*Client, Message) {
+			return m.operators[i("operator")], LeaveCity(city(), time.Duration(rapid.IntRange(0, 99).Draw(t, "notice"))*time.Second)
+		},
+		func() (*Client, Message) { return m.cities[i("city")], EndCity(city()) },
+		func() (*Client, Message) {
+			return m.operators[i("operator")], Vote(uint64(rapid.IntRange(5, 12).Draw(t, "proposal")), rapid.IntRange(0, 9).Draw(t, "yes") > 0)
 		},
 		func() (*Client, Message) {
 			return m.cities[i("city")], PostNode(chain(), map[string]string{"node": "key", "other": "key", "third": "key"})

@@ -36,7 +36,8 @@ func (n *Node) takes(id string) error {
 		member := false
 		err = n.app.operators.Cities.Each(ctx, "", func(_ string, c bsn.City) (bool, error) {
 			if c.NodeID() == id {
-				known, member = true, member || c.Status.Member()
+				// One that left of its own will still takes the block that says so, and ends.
+				known, member = true, member || c.Status.Member() || c.Status == bsn.CityLeft
 			}
 			return !member, nil
 		})

@@ -19,7 +19,10 @@ type chainView struct {
 
 func chainCommand(s *session) *cobra.Command {
 	c := &cobra.Command{Use: "chain", Short: "the network's chains"}
-	c.AddCommand(chainList(s), chainShow(s), chainOpen(s), chainCommittee(s))
+	c.AddCommand(chainList(s), chainShow(s), chainOpen(s), chainCommittee(s),
+		chainChange(s, "close CHAIN", "propose to close a chain to new apps and versions; what is on it goes on", "close chain %s to new apps", ledger.CloseChain),
+		chainChange(s, "reopen CHAIN", "propose to open a closed chain again", "open chain %s again", ledger.ReopenChain),
+		chainPolicy(s))
 	return c
 }
 
@@ -130,6 +133,34 @@ func chainOpen(s *session) *cobra.Command {
 	f.Uint64Var(&ch.NetworkID, "id", 0, "the id that clients sign for: the EVM chain id")
 	f.StringSliceVar(&ch.Committee, "cities", nil, "the cities that run it")
 	f.StringVar(&deploy, "deploy", string(bsn.DeployAccounts), "who may create contracts at top level: accounts or anyone")
+	return c
+}
+
+// chainChange is a command that proposes an effect on one chain.
+func chainChange(s *session, use, short, summary string, effect func(chain string) ledger.Effect) *cobra.Command {
+	var operator string
+	c := &cobra.Command{
+		Use: use, Short: short, Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.propose(cmd, operator, fmt.Sprintf(summary, args[0]), effect(args[0]))
+		},
+	}
+	c.Flags().StringVar(&operator, "operator", "", "who proposes (default: the only operator here)")
+	return c
+}
+
+func chainPolicy(s *session) *cobra.Command {
+	var operator string
+	c := &cobra.Command{
+		Use:   "policy CHAIN accounts|anyone",
+		Short: "propose who may create contracts on a chain at top level",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return s.propose(cmd, operator, fmt.Sprintf("contracts on chain %s may be created by %s", args[0], args[1]),
+				ledger.SetDeploy(args[0], bsn.DeployPolicy(args[1])))
+		},
+	}
+	c.Flags().StringVar(&operator, "operator", "", "who proposes (default: the only operator here)")
 	return c
 }
 

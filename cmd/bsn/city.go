@@ -20,8 +20,8 @@ import (
 )
 
 func cityCommand(s *session) *cobra.Command {
-	c := &cobra.Command{Use: "city", Short: "make, join, start and list cities"}
-	c.AddCommand(cityInit(s), cityInvite(s), cityJoin(s), cityStart(s), cityStop(s), cityResync(s), cityList(s))
+	c := &cobra.Command{Use: "city", Short: "make, join, start, list and leave with cities"}
+	c.AddCommand(cityInit(s), cityInvite(s), cityJoin(s), cityStart(s), cityStop(s), cityResync(s), cityList(s), cityLeave(s), cityEvict(s), cityDelete(s))
 	return c
 }
 
@@ -363,30 +363,6 @@ func cityList(s *session) *cobra.Command {
 			return rows
 		})
 	}
-	return c
-}
-
-func operatorCommand(s *session) *cobra.Command {
-	c := &cobra.Command{Use: "operator", Short: "the network's operators"}
-	l := &cobra.Command{Use: "list", Short: "the network's operators", Args: cobra.NoArgs}
-	asJSON := jsonFlag(l)
-	l.RunE = func(cmd *cobra.Command, _ []string) error {
-		r, err := s.reader()
-		if err != nil {
-			return err
-		}
-		operators, err := list[bsn.Operator](cmd.Context(), r, bsn.KindOperator)
-		if err != nil {
-			return err
-		}
-		return show(cmd, *asJSON, operators, "OPERATOR VALIDATING KEYS ADDRESS", func() (rows [][]string) {
-			for _, o := range operators {
-				rows = append(rows, []string{o.Name, dash(o.ValidatingCity), agreement(o.Identity), o.Address})
-			}
-			return rows
-		})
-	}
-	c.AddCommand(l, holderKeys(s, bsn.KindOperator), recoverOperator(s))
 	return c
 }
 

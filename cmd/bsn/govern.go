@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -57,22 +58,33 @@ func proposalShow(s *session) *cobra.Command {
 			return printJSON(cmd.OutOrStdout(), p)
 		}
 		w := cmd.OutOrStdout()
-		fmt.Fprintf(w, "proposal %d by %s is %s %s\n%s\n%s\n%s\n", p.ID, p.Proposer, p.Status, p.Reason, p.Effect, p.Summary, p.Message)
+		fmt.Fprintf(w, "proposal %d by %s is %s %s\n%s\n%s\n%s\nopened %s, ", p.ID, p.Proposer, p.Status, p.Reason, p.Effect, p.Summary, p.Message, moment(p.Opened))
+		if p.Decided > 0 {
+			fmt.Fprintf(w, "%s %s at height %d, with %d operators that had a vote\n", p.Status, moment(p.Decided), p.Height, p.Voters)
+		} else {
+			fmt.Fprintf(w, "expires %s\n", moment(p.Expires))
+		}
 		for _, operator := range sortedKeys(p.Votes) {
 			vote := "no"
-			if p.Votes[operator].Yes {
+			if p.Votes[operator] {
 				vote = "yes"
 			}
-			fmt.Fprintf(w, "  %s voted %s\n", operator, vote)
+			fmt.Fprintf(w, "  %s voted %s", operator, vote)
+			if cast, ok := p.Cast[operator]; ok {
+				fmt.Fprintf(w, " %s at height %d", moment(cast.Time), cast.Height)
+			}
+			fmt.Fprintln(w)
 		}
 		return nil
 	}
 	return c
 }
 
+func moment(seconds int64) string { return time.Unix(seconds, 0).UTC().Format(time.RFC3339) }
+
 func tally(p bsn.Proposal) (yes, no int) {
 	for _, v := range p.Votes {
-		if v.Yes {
+		if v {
 			yes++
 		} else {
 			no++

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 
@@ -30,6 +31,7 @@ type session struct {
 	keyFile  string // --key
 	cfg      config.Config
 	ctx      cliContext
+	readKey  *key.Key // see anyKey
 }
 
 // cliContext is whom and what the command line means when nothing is named. It
@@ -146,6 +148,9 @@ func (s *session) remember(h city.Home) error {
 	return s.saveContext()
 }
 
+// readKeyTimeout is how long a city may take to say whether it knows a key.
+const readKeyTimeout = 5 * time.Second
+
 // errNoNetwork says how to get one.
 var errNoNetwork = errors.New("no network is known here: start one with `bsn up`, or name a city with `bsn context set --network NAME --city NAME --api URL`")
 
@@ -185,23 +190,59 @@ func (s *session) choose() error {
 	return fmt.Errorf("none of the cities known here answers: %s", strings.Join(sortedKeys(s.ctx.Cities), ", "))
 }
 
-// anyKey is a key to read with: the account's, else a local operator's.
-func (s *session) anyKey() (key.Key, error) {
+// readKeys are the keys to read with: the one of --key, else the account's, else those of operators,
+// portals and accounts here.
+func (s *session) readKeys() ([]key.Key, error) {
 	if s.keyFile != "" {
-		return key.Load(s.keyFile)
+		k, err := key.Load(s.keyFile)
+		return []key.Key{k}, err
 	}
 	if s.ctx.Account != "" {
 		if k, err := key.Load(s.accountKey(s.ctx.Account)); err == nil {
-			return k, nil
+			return []key.Key{k}, nil
 		}
 	}
+	var out []key.Key
 	for _, folder := range []string{"operators", "portals", "accounts"} {
 		files, _ := filepath.Glob(filepath.Join(s.root, folder, "*.key")) // the pattern is well formed
 		for _, f := range files {
-			return key.Load(f)
+			k, err := key.Load(f)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, k)
 		}
 	}
-	return key.Key{}, errNoNetwork
+	if len(out) == 0 {
+		return nil, errNoNetwork
+	}
+	return out, nil
+}
+
+// anyKey is a key to read with that the network knows: an operator that was
+// evicted has one that it knows no more.
+func (s *session) anyKey() (key.Key, error) {
+	if s.readKey != nil {
+		return *s.readKey, nil
+	}
+	all, err := s.readKeys()
+	if err != nil {
+		return key.Key{}, err
+	}
+	for _, k := range all[:len(all)-1] {
+		c, err := s.dial("", k)
+		if err != nil {
+			return key.Key{}, err
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), readKeyTimeout)
+		_, err = c.Writer(ctx, k.Address())
+		cancel()
+		if err == nil {
+			s.readKey = &k
+			return k, nil
+		}
+	}
+	return all[len(all)-1], nil
 }
 
 // reader is a client to read with.

@@ -62,6 +62,8 @@ type cityStatus struct {
 	API     string       `json:"api"`
 	Gateway string       `json:"gateway"`
 	Nodes   []nodeStatus `json:"nodes"`
+	// Waits is what a leaving city waits for.
+	Waits []string `json:"waits,omitempty"`
 }
 
 type nodeStatus struct {
@@ -147,8 +149,17 @@ func (s *session) status(ctx context.Context) (networkStatus, error) {
 			st.Apps = append(st.Apps, appStatus{a.ID(), v.Number, v.Chain, placements(v)})
 		}
 	}
+	for _, o := range operators {
+		if text := concern(o); text != "" {
+			st.Warnings = append(st.Warnings, text)
+		}
+	}
 	for _, c := range st.Cities {
-		if !c.Healthy {
+		switch {
+		case !c.Status.Member():
+		case c.Status == bsn.CityLeaving:
+			st.Warnings = append(st.Warnings, fmt.Sprintf("city %s is leaving: %s (bsn city leave %s says more)", c.City, strings.Join(c.Waits, "; "), c.City))
+		case !c.Healthy:
 			st.Warnings = append(st.Warnings, fmt.Sprintf("city %s: %s", c.City, c.Error))
 		}
 		if c.Alone != "" {
@@ -160,6 +171,9 @@ func (s *session) status(ctx context.Context) (networkStatus, error) {
 
 func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *cityv1.StatusResponse) {
 	out := cityStatus{City: c.Name, Operator: c.Operator, Status: c.Status, API: c.API, Gateway: c.Gateway, Nodes: []nodeStatus{}}
+	if !c.Status.Member() {
+		return out, nil // it is nobody's to ask any more
+	}
 	k, err := s.anyKey()
 	if err != nil {
 		out.Error = err.Error()
@@ -196,7 +210,7 @@ func (s *session) cityStatus(ctx context.Context, c bsn.City) (cityStatus, *city
 		ills = append(ills, "its gateway is not started yet")
 	}
 	out.Error = strings.Join(ills, "; ")
-	out.Healthy = len(ills) == 0 && c.Status == bsn.CityActive
+	out.Healthy, out.Waits = len(ills) == 0 && (c.Status == bsn.CityActive || c.Status == bsn.CityLeaving), r.Waits
 	return out, r
 }
 
@@ -220,6 +234,20 @@ func furthest(answers []*cityv1.StatusResponse) *cityv1.StatusResponse {
 	}
 	slices.SortStableFunc(answers, func(a, b *cityv1.StatusResponse) int { return cmp.Compare(b.Ledger.Height, a.Ledger.Height) })
 	return answers[(len(answers)-1)/3]
+}
+
+// concern is what the others should know, and may do, about an operator.
+func concern(o bsn.Operator) string {
+	switch {
+	case o.Evicted > 0:
+		return ""
+	case o.Suspended != nil:
+		return fmt.Sprintf("operator %s has no vote: %s. With a new consensus key the others can take it back (bsn operator reinstate %s), or put it out (bsn operator evict %s)",
+			o.Name, standing(o), o.Name, o.Name)
+	case o.Absence != nil && o.Absence.Since > 0:
+		return fmt.Sprintf("operator %s is %s: start its city %s; one that stays away can be voted out (bsn operator evict %s)", o.Name, standing(o), o.ValidatingCity, o.Name)
+	}
+	return ""
 }
 
 func (st *networkStatus) ledger(operators []bsn.Operator, answers []*cityv1.StatusResponse) {
@@ -262,7 +290,10 @@ func (st *networkStatus) chains(chains []bsn.Chain, cities []bsn.City) {
 				}
 			}
 		}
-		if c.Status != bsn.ChainRunning {
+		switch {
+		case c.Status == bsn.ChainClosed:
+			st.Warnings = append(st.Warnings, fmt.Sprintf("chain %s is closed to new apps and versions: the operators can open it again (bsn chain reopen %s)", c.Name, c.Name))
+		case c.Status != bsn.ChainRunning:
 			st.Warnings = append(st.Warnings, fmt.Sprintf("chain %s is at %q: see `bsn chain show %s`", c.Name, c.Status, c.Name))
 		}
 		st.Chains = append(st.Chains, cs)
@@ -277,6 +308,10 @@ func (st networkStatus) print(w io.Writer) error {
 	fmt.Fprintf(w, "network %s   ledger height %d%s   %d operators, %d may fail\n\n", st.Network, st.Ledger.Height, halted, st.Ledger.Operators, st.Ledger.Tolerates)
 	var rows [][]string
 	for _, c := range st.Cities {
+		if !c.Status.Member() {
+			rows = append(rows, []string{c.City, string(c.Status), "-", "-", "-"})
+			continue
+		}
 		rows = append(rows, []string{c.City, string(c.Status), health(c.Healthy), fmt.Sprint(c.Height), c.Gateway})
 	}
 	if err := table(w, "CITY STATUS HEALTH LEDGER GATEWAY", rows); err != nil {

@@ -142,6 +142,9 @@ func (u *upNetwork) startJoined(ctx context.Context, local []city.Home) error {
 func (u *upNetwork) startAll(ctx context.Context, homes []city.Home) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, h := range homes {
+		if s, err := h.Load(); err == nil && s.Ended != "" {
+			continue // it left, or was evicted
+		}
 		g.Go(func() error { return u.startDetached(ctx, h) })
 	}
 	return g.Wait()
@@ -414,7 +417,7 @@ func (u *upNetwork) awaitCities(ctx context.Context) error {
 			return false, err
 		}
 		for _, c := range cities {
-			if c.Status != bsn.CityActive {
+			if c.Status == bsn.CityAdmitted {
 				return false, nil
 			}
 		}
@@ -433,7 +436,7 @@ func (u *upNetwork) await(ctx context.Context) error {
 		}
 		last = st
 		for _, c := range st.Cities {
-			if !c.Healthy {
+			if c.Status.Member() && !c.Healthy {
 				return false, nil
 			}
 		}

@@ -100,7 +100,7 @@ func (k *Keeper) Propose(ctx sdk.Context, m *pb.MsgPropose) (uint64, error) {
 	}
 	p := bsn.Proposal{
 		Proposer: proposer, Effect: record.MessageName(m.Effect.TypeUrl), Summary: m.Summary, Message: string(text),
-		Status: bsn.ProposalOpen, Votes: map[string]bsn.Vote{},
+		Status: bsn.ProposalOpen, Votes: map[string]bool{},
 		Opened: ctx.BlockTime().Unix(), Expires: ctx.BlockTime().Unix() + figures.VotingPeriod,
 	}
 	if id, found, err := k.open(ctx, p, int(figures.OpenProposals)); err != nil || found {
@@ -158,7 +158,7 @@ func (k *Keeper) Vote(ctx sdk.Context, m *pb.MsgVote) error {
 		return err
 	}
 	if p.Status != bsn.ProposalOpen {
-		if v, voted := p.Votes[w.Name]; voted && v.Yes == m.Yes {
+		if v, voted := p.Votes[w.Name]; voted && v == m.Yes {
 			return nil // the same vote again, after it decided
 		}
 		return fmt.Errorf("proposal %d is %s", m.Id, p.Status)
@@ -166,7 +166,11 @@ func (k *Keeper) Vote(ctx sdk.Context, m *pb.MsgVote) error {
 	if p.Expires <= ctx.BlockTime().Unix() {
 		return fmt.Errorf("proposal %d is %s", m.Id, bsn.ProposalExpired)
 	}
-	p.Votes[w.Name] = bsn.Vote{Yes: m.Yes, Height: ctx.BlockHeight(), Time: ctx.BlockTime().Unix()}
+	p.Votes[w.Name] = m.Yes
+	if p.Cast == nil {
+		p.Cast = map[string]bsn.Moment{}
+	}
+	p.Cast[w.Name] = bsn.Moment{Height: ctx.BlockHeight(), Time: ctx.BlockTime().Unix()}
 	return k.tally(ctx, p, voters)
 }
 
@@ -200,7 +204,7 @@ func verdict(p bsn.Proposal, voters map[string]bsn.Operator) bsn.ProposalStatus 
 	yes, no := 0, 0
 	for name := range voters {
 		switch v, voted := p.Votes[name]; {
-		case voted && v.Yes:
+		case voted && v:
 			yes++
 		case voted:
 			no++

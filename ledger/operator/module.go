@@ -140,7 +140,9 @@ func (k *Keeper) init(ctx sdk.Context, b json.RawMessage) ([]abci.ValidatorUpdat
 		}
 	}
 	for _, name := range record.SortedKeys(s.Missed) {
-		if err := k.missed.Set(ctx, name, s.Missed[name]); err != nil {
+		g := s.Missed[name]
+		g.Height = ctx.BlockHeight() // blocks may be counted from another height now
+		if err := k.missed.Set(ctx, name, g); err != nil {
 			return nil, err
 		}
 	}

@@ -58,13 +58,15 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type StatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	City          string                 `protobuf:"bytes,1,opt,name=city,proto3" json:"city,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Ledger        *LedgerStatus          `protobuf:"bytes,3,opt,name=ledger,proto3" json:"ledger,omitempty"`
-	Nodes         []*NodeStatus          `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Gateway       *GatewayStatus         `protobuf:"bytes,5,opt,name=gateway,proto3" json:"gateway,omitempty"`
-	Links         []*LinkStatus          `protobuf:"bytes,20,rep,name=links,proto3" json:"links,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	City    string                 `protobuf:"bytes,1,opt,name=city,proto3" json:"city,omitempty"`
+	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Ledger  *LedgerStatus          `protobuf:"bytes,3,opt,name=ledger,proto3" json:"ledger,omitempty"`
+	Nodes   []*NodeStatus          `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Gateway *GatewayStatus         `protobuf:"bytes,5,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	Links   []*LinkStatus          `protobuf:"bytes,20,rep,name=links,proto3" json:"links,omitempty"`
+	// What a leaving city waits for before it has left.
+	Waits         []string `protobuf:"bytes,21,rep,name=waits,proto3" json:"waits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -137,6 +139,13 @@ func (x *StatusResponse) GetGateway() *GatewayStatus {
 func (x *StatusResponse) GetLinks() []*LinkStatus {
 	if x != nil {
 		return x.Links
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetWaits() []string {
+	if x != nil {
+		return x.Waits
 	}
 	return nil
 }
@@ -1846,14 +1855,15 @@ var File_bsn_city_v1_city_proto protoreflect.FileDescriptor
 const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\n" +
 	"\x16bsn/city/v1/city.proto\x12\vbsn.city.v1\"\x0f\n" +
-	"\rStatusRequest\"\x85\x02\n" +
+	"\rStatusRequest\"\x9b\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04city\x18\x01 \x01(\tR\x04city\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x121\n" +
 	"\x06ledger\x18\x03 \x01(\v2\x19.bsn.city.v1.LedgerStatusR\x06ledger\x12-\n" +
 	"\x05nodes\x18\x04 \x03(\v2\x17.bsn.city.v1.NodeStatusR\x05nodes\x124\n" +
 	"\agateway\x18\x05 \x01(\v2\x1a.bsn.city.v1.GatewayStatusR\agateway\x12-\n" +
-	"\x05links\x18\x14 \x03(\v2\x17.bsn.city.v1.LinkStatusR\x05links\"\xdc\x02\n" +
+	"\x05links\x18\x14 \x03(\v2\x17.bsn.city.v1.LinkStatusR\x05links\x12\x14\n" +
+	"\x05waits\x18\x15 \x03(\tR\x05waits\"\xdc\x02\n" +
 	"\fLedgerStatus\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\x03R\x06height\x12\x12\n" +

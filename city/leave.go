@@ -1,0 +1,141 @@
+package city
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger"
+)
+
+// partingTime is how long, in ledger time, the link still talks to a city that left
+// or was evicted.
+const partingTime = time.Minute
+
+// errEnded ends a daemon whose city is no part of the network any more.
+var errEnded = errors.New("city is no part of the network any more")
+
+// departure is how far a leaving city is.
+type departure struct {
+	mu    sync.Mutex
+	waits []string
+}
+
+func (l *departure) set(waits []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waits = waits
+}
+
+func (l *departure) get() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waits
+}
+
+// drain keeps the node of a chain whose committee the city is out of until the
+// chain itself has let it go, so that it never loses a validator before it has
+// counted it out. It returns what is waited for; nothing: the node may stop.
+func (d *daemon) drain(ctx context.Context, self bsn.City, c bsn.Chain) string {
+	own, posted := c.Node(self.Name)
+	f, known := d.frameworks[c.Framework]
+	runs := slices.ContainsFunc(d.runtime.List(), func(n bsn.NodeStatus) bool { return n.ID == nodeID(c) && n.State != bsn.NodeStopped })
+	if !posted || !known || !runs || !c.Runs() || !self.Status.Member() {
+		return ""
+	}
+	dir, err := d.runtime.Dir(nodeID(c))
+	if err != nil {
+		return err.Error()
+	}
+	site := bsn.Site{Net: d.state.Net, City: self, Chain: c, Dir: dir}
+	d.nodes.set(c.Name, site) // it goes on doing its part for the chain
+	call, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	h, err := f.Health(call, site)
+	if err != nil {
+		return fmt.Sprintf("chain %s: its node here does not say whether the chain has let it go: %v", c.Name, err)
+	}
+	for _, key := range own.Keys {
+		if slices.Contains(h.Validators, key) {
+			return fmt.Sprintf("chain %s: its other cities have not voted this city's validator off it yet", c.Name)
+		}
+	}
+	return ""
+}
+
+// leave brings a leaving city one step further; waits is what its chains wait for.
+// With nothing left to wait for it tells the ledger that it has left.
+func (d *daemon) leave(v view, self bsn.City, waits []string) []ledger.Message {
+	if rest := time.Unix(self.Until, 0).Sub(v.time); rest > 0 {
+		waits = append(waits, fmt.Sprintf("notice: until %s its gateway answers, or says where else its chains are", time.Unix(self.Until, 0).UTC().Format(time.RFC3339)))
+	}
+	d.departure.set(waits)
+	for _, w := range waits {
+		if d.asked.changed("leaving", w, "") {
+			d.log.Info("leaving: waiting", "for", w)
+		}
+	}
+	if len(waits) > 0 {
+		return nil
+	}
+	return []ledger.Message{ledger.EndCity(self.Name)}
+}
+
+// end stops everything of a city that left or was evicted, and remembers it, so
+// that its daemon is not started again.
+func (d *daemon) end(ctx context.Context, self bsn.City) error {
+	word := "has left the network"
+	if self.Status == bsn.CityEvicted {
+		word = "was evicted by the operators"
+	}
+	d.log.Info("city "+word+": stopping its gateway and nodes", "delete", "bsn city delete "+d.home.Name)
+	for _, n := range d.runtime.List() {
+		if n.State != bsn.NodeStopped {
+			if err := d.runtime.Stop(ctx, n.ID); err != nil {
+				return err
+			}
+		}
+	}
+	s, err := d.home.Load()
+	if err != nil {
+		return err
+	}
+	s.Ended = word
+	if err := d.home.save(s); err != nil {
+		return err
+	}
+	return errEnded
+}
+
+// inTouch are the cities that the link talks to: those of the network, and for a
+// while those that left it or were put out, so that they learn of it.
+func inTouch(v view) []bsn.City {
+	return slices.DeleteFunc(slices.Collect(maps.Values(v.cities)), func(c bsn.City) bool {
+		return !c.Status.Member() && v.time.Sub(time.Unix(c.Since, 0)) > partingTime
+	})
+}
+
+// Delete removes all that a city has on this machine, its keys included. It must
+// have left the network or been evicted from it, or, with force, need not.
+func (h Home) Delete(force bool) error {
+	s, err := h.Load()
+	if err != nil {
+		return err
+	}
+	if pid, err := h.PID(); err != nil || pid != 0 {
+		return errors.Join(err, fmt.Errorf("city %q runs: stop it first (bsn city stop %s)", h.Name, h.Name))
+	}
+	if s.Ended == "" && s.Network != "" && !force {
+		return fmt.Errorf("city %q is part of network %q: it has to leave first (bsn city leave %s); --force deletes it all the same", h.Name, s.Network, h.Name)
+	}
+	if err := os.RemoveAll(h.Dir()); err != nil {
+		return fmt.Errorf("delete city: %w", err)
+	}
+	return nil
+}
