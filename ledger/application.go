@@ -147,6 +147,9 @@ func newApplication(db dbm.DB, network string, r rules, options ...func(*baseapp
 	upgrades := upgrade.NewKeeper(store(upgrade.StoreKey), by)
 	parameters := parameter.NewKeeper(store(parameter.StoreKey), by)
 	writers := writer.NewKeeper(store(writer.StoreKey), authKeeper, parameters)
+	if r.version >= 2 {
+		writers.SweepUse(store(writer.UseKey))
+	}
 	operators := operator.NewKeeper(store(operator.StoreKey), parameters, writers, by)
 	proposals := govern.NewKeeper(store(govern.StoreKey), c.codec, base.MsgServiceRouter(), parameters, operators, writers, authority)
 	chains := chain.NewKeeper(store(chain.StoreKey), operators, by)

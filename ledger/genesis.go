@@ -58,7 +58,7 @@ func NewGenesis(network string, net bsn.Net, founder Admission, parameters bsn.P
 		account.StoreKey:   empty,
 		app.StoreKey:       empty,
 		identity.StoreKey:  empty,
-		upgrade.StoreKey:   upgrade.Genesis(1),
+		upgrade.StoreKey:   upgrade.Genesis(Protocols()),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encode state: %w", err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/ledger/upgrade"
+	"github.com/openbsn/bsn/ledger/writer"
 )
 
 // protocol is what one version of the ledger's rules adds to the one before. Code
@@ -31,6 +32,12 @@ type protocol struct {
 // protocols are the versions that this binary knows; number 1 is the first.
 var protocols = []protocol{
 	{}, // 1: the stores that are always there
+	{ // 2: what writers wrote in the last hour is forgotten after it
+		stores: []string{writer.UseKey},
+		migrate: func(ctx sdk.Context, a *application) error {
+			return a.writers.MigrateUse(ctx, runtime.NewKVStoreService(a.stores[writer.StoreKey]))
+		},
+	},
 }
 
 // Protocols is the newest protocol version that this binary supports, besides all

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,17 +18,23 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/writer"
 )
 
-// second is a version with a store of its own, in which its migration counts.
+// second is the second version with one more store, in which its migration counts.
 var second = []protocol{{}, {
-	stores: []string{"bsn-test"},
+	stores: append([]string{"bsn-test"}, protocols[1].stores...),
 	migrate: func(ctx sdk.Context, a *application) error {
 		s := ctx.KVStore(a.stores["bsn-test"])
 		s.Set([]byte("ran"), append(s.Get([]byte("ran")), 1))
-		return nil
+		return protocols[1].migrate(ctx, a)
 	},
 }}
+
+// atFirst makes a genesis one of protocol version 1.
+func atFirst(genesis []byte) []byte {
+	return regexp.MustCompile(`("bsn-upgrade":\s*\{\s*"version":\s*)\d+`).ReplaceAll(genesis, []byte("${1}1"))
+}
 
 // held is a network whose nodes can be restarted.
 type held struct {
@@ -126,7 +133,7 @@ func TestUpgradeAtAHeight(t *testing.T) {
 	}
 	t.Parallel()
 	old := protocols[:1]
-	w := holdAll(t, found(t, 4, bsn.Parameters{}), second, second, second, old)
+	w := holdAll(t, foundWith(t, 4, bsn.Parameters{}, History{}, atFirst), second, second, second, old)
 	before := get[bsn.City](t, w.holders[0], bsn.KindCity, "city-2")
 
 	at := w.height(0) + 25
@@ -215,9 +222,58 @@ func TestUpgradeAtAHeight(t *testing.T) {
 	}
 }
 
+// Under version 2 what was written is counted as before, and forgotten after an hour.
+func TestSecondVersionForgetsUse(t *testing.T) {
+	t.Parallel()
+	w := holdAll(t, foundWith(t, 1, bsn.Parameters{}, History{}, atFirst), protocols)
+	counts := func(store string) (n int) {
+		return must[int](t)(use(t.Context(), w.holders[0], restartWait, func(_ context.Context, node *Node, _ bool) (n int, err error) {
+			ctx, err := node.app.committed()
+			if err != nil || node.app.stores[store] == nil {
+				return 0, err
+			}
+			from, to := []byte{2}, []byte{3}
+			if store == writer.UseKey {
+				from, to = []byte{1}, []byte{2}
+			}
+			it := ctx.KVStore(node.app.stores[store]).Iterator(from, to)
+			defer it.Close()
+			for ; it.Valid(); it.Next() {
+				n++
+			}
+			return n, nil
+		}))
+	}
+	must[Result](t)(w.operators[0].Write(w.ctx, Propose("", SetParameter("accountWrites", 10))))
+	must[Result](t)(w.cities[0].Write(w.ctx, update(1)))
+	before := counts(writer.StoreKey)
+	if before < 2 || counts(writer.UseKey) != 0 {
+		t.Fatalf("%d counts under version 1, and %d in the other store", before, counts(writer.UseKey))
+	}
+	at := w.height(0) + 8
+	w.pass(Upgrade(bsn.Upgrade{Version: 2, Height: at}))
+	for i := 1; protocolOf(t, w.holders[0]).Version < 2 && i < 200; i++ {
+		must[Result](t)(w.cities[0].Write(w.ctx, update(i)))
+	}
+	if p := protocolOf(t, w.holders[0]); p.Version != 2 || p.Upgrades[0].Height != at {
+		t.Fatalf("protocol: %+v", p)
+	}
+	if old, now := counts(writer.StoreKey), counts(writer.UseKey); old != 0 || now != before {
+		t.Errorf("%d counts before, %d left, %d moved", before, old, now)
+	}
+	must[Result](t)(w.cities[0].Write(w.ctx, update(1)))
+	if err := w.holders[0].Restart(nil); err != nil {
+		t.Fatal(err)
+	}
+	must[Result](t)(w.cities[0].Write(w.ctx, update(2)))
+	if now := counts(writer.UseKey); now != before {
+		t.Errorf("%d counts, then %d", before, now)
+	}
+}
+
 func TestUpgradesAreDecidedAheadOfTime(t *testing.T) {
 	t.Parallel()
-	w := found(t, 1, bsn.Parameters{})
+	w := foundWith(t, 1, bsn.Parameters{}, History{}, atFirst)
 	now := func() int64 { return must[Status](t)(w.nodes[0].Status(w.ctx)).Height }
 	for _, u := range []bsn.Upgrade{
 		{Version: 1, Height: now() + 1000},

@@ -40,7 +40,7 @@ func (k *Keeper) init(ctx sdk.Context, g genesis) error {
 		}
 	}
 	for _, id := range record.SortedKeys(g.Used) {
-		if err := k.used.Set(ctx, id, g.Used[id]); err != nil {
+		if err := k.used.set(ctx, id, g.Used[id], 0); err != nil {
 			return fmt.Errorf("store writer %s: %w", id, err)
 		}
 	}
@@ -61,7 +61,7 @@ func (k *Keeper) export(ctx sdk.Context) (g genesis, err error) {
 	}); err != nil {
 		return g, err
 	}
-	return g, k.used.Walk(ctx, nil, func(id string, u use) (bool, error) {
+	return g, k.used.byID.Walk(ctx, nil, func(id string, u use) (bool, error) {
 		g.Used[id] = u
 		return false, nil
 	})

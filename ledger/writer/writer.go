@@ -84,7 +84,7 @@ type Keeper struct {
 	auth       authkeeper.AccountKeeper
 	parameters *parameter.Keeper
 	writers    collections.Map[string, Writer] // by address
-	used       collections.Map[string, use]    // by kind/name, or kind/name/address
+	used       *uses
 	ended      collections.Map[string, string] // why a writer is none any more, by kind/name
 }
 
@@ -93,7 +93,7 @@ func NewKeeper(store corestore.KVStoreService, auth authkeeper.AccountKeeper, pa
 	k := &Keeper{auth: auth, parameters: parameters}
 	record.Schema(store, func(sb *collections.SchemaBuilder) {
 		k.writers = collections.NewMap(sb, collections.NewPrefix(1), "writers", collections.StringKey, record.JSON[Writer]())
-		k.used = collections.NewMap(sb, collections.NewPrefix(2), "used", collections.StringKey, record.JSON[use]())
+		k.used = newUses(sb, 2)
 		k.ended = collections.NewMap(sb, collections.NewPrefix(4), "ended", collections.StringKey, collections.StringValue)
 	})
 	return k
@@ -194,9 +194,9 @@ func (k *Keeper) Spend(ctx context.Context, w Writer, address string, writes, by
 
 func (k *Keeper) spend(ctx context.Context, w Writer, id string, limit, factor int64, writes, bytes int) error {
 	height, now := sdk.UnwrapSDKContext(ctx).BlockHeight(), sdk.UnwrapSDKContext(ctx).BlockTime().Unix()
-	u, err := k.used.Get(ctx, id)
-	if err != nil && !errors.Is(err, collections.ErrNotFound) {
-		return fmt.Errorf("read use: %w", err)
+	u, err := k.used.get(ctx, id)
+	if err != nil {
+		return err
 	}
 	if now-u.Window >= window {
 		u = use{Window: now}
@@ -212,7 +212,7 @@ func (k *Keeper) spend(ctx context.Context, w Writer, id string, limit, factor i
 	if u.Burst > factor*burst || u.Bytes > factor*burstBytes {
 		return fmt.Errorf("%w: %s %q may write %d times and %d bytes in a block; again in the next", ErrAllowance, w.Kind, w.Name, factor*burst, factor*burstBytes)
 	}
-	return k.used.Set(ctx, id, u)
+	return k.used.set(ctx, id, u, now)
 }
 
 // CheckKey tells whether b is a compressed secp256k1 public key.
