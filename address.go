@@ -33,6 +33,8 @@ const (
 	PortGateway = 8080  // gateway, what DApps call
 	PortLink    = 7800  // link between cities, TCP and QUIC
 	PortMetrics = 9090  // Prometheus metrics of the gateway
+
+	PortCityMetrics = 9091 // Prometheus metrics of the daemon
 )
 
 // Addr is the virtual address 127.net.city.service, the same on every machine.

@@ -84,6 +84,13 @@ func (s *Store) reserve(bytes int64) error {
 	return nil
 }
 
+// Bytes is the size of all artifacts, and of those that are being put.
+func (s *Store) Bytes() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held
+}
+
 func (s *Store) giveBack(bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -47,6 +47,7 @@ func alone(t *testing.T) *daemon {
 	if d.artifacts, err = artifact.Open(t.TempDir(), 1<<10, 1<<20); err != nil {
 		t.Fatal(err)
 	}
+	d.metrics = newMetrics(d)
 	return d
 }
 

@@ -47,10 +47,12 @@ type daemon struct {
 	artifacts *artifact.Store
 	runtime   bsn.Runtime
 	// secret is what this city's gateway shows to read the records.
-	secret string
-	mirror mirror
-	nodes  nodes
-	asked  asked
+	secret  string
+	mirror  mirror
+	gate    api.Gate
+	metrics *metrics
+	nodes   nodes
+	asked   asked
 	// wake makes reconcile look again at once.
 	wake      chan struct{}
 	fetches   fetches
@@ -76,6 +78,7 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	if err := h.checkNetwork(d.state); err != nil {
 		return err
 	}
+	d.metrics = newMetrics(d)
 	unlock, err := h.lock()
 	if err != nil {
 		return err
@@ -152,18 +155,17 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true) // gRPC
-	gate := &api.Gate{}
 	srv := &http.Server{
 		Handler: api.Handler(api.City{
 			Network: d.state.Network, Name: d.home.Name, Operator: d.state.Operator, GatewaySecret: d.secret,
 			Ledger: d.ledger, Artifacts: d.artifacts.Handler(), Runtime: d.runtime, Status: d.status, Apply: d.apply,
-			Fetch: d.fetchNamed, MaxUpload: d.cfg.Artifacts.MaxUploadBytes, Gate: gate,
+			Fetch: d.fetchNamed, MaxUpload: d.cfg.Artifacts.MaxUploadBytes, Gate: &d.gate, Observe: d.metrics.request,
 		}),
 		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}
-	gate.Guard(srv)
+	d.gate.Guard(srv)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		g.Go(func() error {
@@ -196,6 +198,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	g.Go(func() error { return d.reconcile(ctx) })
 	g.Go(func() error { d.rotateLog(ctx); return nil })
 	g.Go(func() error { d.tidy(ctx); return nil })
+	g.Go(func() error { return d.serveMetrics(ctx) })
 	if err := g.Wait(); !errors.Is(err, errEnded) {
 		return err
 	}

@@ -73,6 +73,13 @@ func (f *fetches) begin(hash string, at time.Time) error {
 	return nil
 }
 
+// count is how many are running.
+func (f *fetches) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.running
+}
+
 // end records how a fetch ended.
 func (f *fetches) end(hash string, err error, at time.Time) {
 	f.mu.Lock()
@@ -107,7 +114,7 @@ func (d *daemon) want(ctx context.Context, v view, hash string, first ...string)
 
 // fetch returns an artifact, from here or else from the named cities, then from
 // any other.
-func (d *daemon) fetch(ctx context.Context, v view, hash string, first ...string) ([]byte, error) {
+func (d *daemon) fetch(ctx context.Context, v view, hash string, first ...string) (b []byte, err error) {
 	names := slices.Clone(first)
 	for _, name := range slices.Sorted(maps.Keys(v.cities)) {
 		if !slices.Contains(names, name) {
@@ -119,6 +126,9 @@ func (d *daemon) fetch(ctx context.Context, v view, hash string, first ...string
 		if _, ok := v.cities[name]; ok && name != d.home.Name {
 			sources = append(sources, "http://"+name)
 		}
+	}
+	if !d.artifacts.Has(hash) {
+		defer func() { d.metrics.fetched(err) }()
 	}
 	if err := d.artifacts.Fetch(ctx, &http.Client{Transport: byName{d, v}}, sources, hash); err != nil {
 		return nil, err

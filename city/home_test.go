@@ -140,6 +140,7 @@ func founder(t *testing.T) (d *daemon, operator *ledger.Client, url string) {
 		t.Fatal(err)
 	}
 	d = &daemon{home: h, log: slog.New(slog.DiscardHandler), wake: make(chan struct{}, 1)}
+	d.metrics = newMetrics(d)
 	var err error
 	if d.state, err = h.Load(); err != nil {
 		t.Fatal(err)

@@ -84,7 +84,7 @@ func (d *daemon) openLink() error {
 	}
 	l, err := link.New(link.Config{
 		Key: key, Net: d.state.Net, Index: d.state.Index, Listen: listen, Announce: d.cfg.City.Link.Announced(),
-		PortMapping: d.cfg.City.Link.PortMapping, Log: d.log.With("part", "link"),
+		PortMapping: d.cfg.City.Link.PortMapping, Log: d.log.With("part", "link"), Metrics: d.metrics.registry,
 		Invited: func(text string) error {
 			i, err := ParseInvitation(text)
 			if err != nil {

@@ -31,6 +31,7 @@ type mirror struct {
 	cities map[string]bsn.City
 	chains map[string]bsn.Chain
 	apps   map[string]bsn.App
+	open   map[string]bsn.Proposal // those on which operators may still vote
 }
 
 // view is a copy of the mirror that does not change.
@@ -45,12 +46,12 @@ type view struct {
 	apps   map[string]bsn.App
 }
 
-var mirrored = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindApp}
+var mirrored = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindApp, bsn.KindProposal}
 
 // load reads everything afresh. What was known stays until all of it is read: a
 // view that lacks chains would have their nodes stopped.
 func (m *mirror) load(ctx context.Context, l bsn.Ledger) (height int64, err error) {
-	fresh := mirror{cities: map[string]bsn.City{}, chains: map[string]bsn.Chain{}, apps: map[string]bsn.App{}}
+	fresh := mirror{cities: map[string]bsn.City{}, chains: map[string]bsn.Chain{}, apps: map[string]bsn.App{}, open: map[string]bsn.Proposal{}}
 	for _, kind := range mirrored {
 		for after := ""; ; {
 			page, at, err := l.List(ctx, kind, after, 0)
@@ -75,7 +76,7 @@ func (m *mirror) load(ctx context.Context, l bsn.Ledger) (height int64, err erro
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.height, m.cities, m.chains, m.apps = height, fresh.cities, fresh.chains, fresh.apps
-	m.read, m.dirty = true, true
+	m.open, m.read, m.dirty = fresh.open, true, true
 	return height, nil
 }
 
@@ -103,8 +104,25 @@ func (m *mirror) put(c bsn.Change) error {
 		return put(m.chains, c)
 	case bsn.KindApp:
 		return put(m.apps, c)
+	case bsn.KindProposal:
+		if err := put(m.open, c); err != nil || m.open[c.ID].Status == bsn.ProposalOpen {
+			return err
+		}
+		delete(m.open, c.ID)
 	}
 	return nil
+}
+
+// awaiting counts the open proposals on which an operator has not voted.
+func (m *mirror) awaiting(operator string) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.open {
+		if _, voted := p.Votes[operator]; !voted {
+			n++
+		}
+	}
+	return n
 }
 
 func put[T any](into map[string]T, c bsn.Change) error {

@@ -47,9 +47,10 @@ type Log struct {
 
 // City is the section of that name.
 type City struct {
-	API    string    `yaml:"api"`
-	Link   Link      `yaml:"link"`
-	Refuse []Refusal `yaml:"refuse"`
+	API     string    `yaml:"api"`
+	Metrics string    `yaml:"metrics"`
+	Link    Link      `yaml:"link"`
+	Refuse  []Refusal `yaml:"refuse"`
 }
 
 // Ledger is the section of that name.
@@ -184,7 +185,7 @@ func decode(k *koanf.Koanf, from string) (c Config, err error) {
 }
 
 func (c Config) check() error {
-	for name, addr := range map[string]string{"city.api": c.City.API, "gateway.metrics": c.Gateway.Metrics} {
+	for name, addr := range map[string]string{"city.api": c.City.API, "city.metrics": c.City.Metrics, "gateway.metrics": c.Gateway.Metrics} {
 		if err := checkAddr(addr); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

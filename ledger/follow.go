@@ -82,6 +82,13 @@ func (w *waiting) resolve(height int64, txs cmttypes.Txs, results []*abci.ExecTx
 	w.height, w.heard.block = height, time.Now()
 	close(w.block)
 	w.block = make(chan struct{})
+	for _, r := range results {
+		if r.Code == 0 {
+			w.done++
+		} else {
+			w.refused++
+		}
+	}
 	for i, tx := range txs {
 		if len(w.txs) == 0 {
 			return
@@ -92,6 +99,13 @@ func (w *waiting) resolve(height int64, txs cmttypes.Txs, results []*abci.ExecTx
 		}
 		delete(w.txs, hash)
 	}
+}
+
+// counted are the transactions in blocks since the start.
+func (w *waiting) counted() (done, refused uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.done, w.refused
 }
 
 // next returns the newest height announced and a channel that closes with the next.

@@ -364,7 +364,12 @@ type Status struct {
 	// Reachable are those of the validators that this node is connected to, itself
 	// among them.
 	Reachable int
-	Syncing   bool
+	// Waiting transactions have no block yet, WaitingBytes is their size. Done and
+	// Refused are those in blocks since this node was started.
+	Waiting       int
+	WaitingBytes  int64
+	Done, Refused uint64
+	Syncing       bool
 	// Halted: no block for three heartbeats.
 	Halted bool
 	// Restarting: the node is not there for the moment; Error says why it does not
@@ -400,6 +405,7 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 		}
 		validators = all.Total
 	}
+	done, refused := n.waiting.counted()
 	reachable := 0
 	if n.app.LastBlockHeight() > 0 {
 		if reachable, _, err = n.reach(); err != nil {
@@ -410,6 +416,7 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 		Network: n.network, Height: info.LatestBlockHeight, Time: info.LatestBlockTime, Syncing: info.CatchingUp,
 		Peers: n.comet.Switch().Peers().Size(), Validators: validators, Reachable: reachable,
 		Halted: n.halted(), Protocol: p.Version, Supported: uint64(len(n.app.known)),
+		Waiting: n.comet.Mempool().Size(), WaitingBytes: n.comet.Mempool().SizeBytes(), Done: done, Refused: refused,
 	}, nil
 }
 
@@ -437,11 +444,12 @@ func (n *Node) Ready(ctx context.Context) error {
 
 // waiting wakes those who wait for a block or for a transaction to be in one.
 type waiting struct {
-	mu     sync.Mutex
-	height int64 // newest announced
-	heard  heard
-	block  chan struct{}
-	txs    map[[32]byte][]chan txResult
+	mu            sync.Mutex
+	height        int64 // newest announced
+	heard         heard
+	done, refused uint64 // transactions in blocks
+	block         chan struct{}
+	txs           map[[32]byte][]chan txResult
 }
 
 // logger gives CometBFT's messages to slog, a level lower each: its info is what

@@ -122,7 +122,7 @@ func (p Publisher) Publish(ctx context.Context, dir string, o Options) (Result, 
 	out := Result{App: bsn.ID(p.Account, m.Name), Version: number, Chain: chain.Name, Artifact: hash, Contracts: v.Contracts, Gateways: map[string]string{}}
 	for _, city := range m.Cities {
 		url := fmt.Sprintf("%s/app/%s@%d", gateways[city], out.App, number)
-		if err := answers(ctx, url, keys[city]); err != nil {
+		if err := answers(ctx, url, keys[city], out.App, v); err != nil {
 			return Result{}, fmt.Errorf("gateway of city %q: %w", city, err)
 		}
 		out.Gateways[city] = url
@@ -271,14 +271,15 @@ func (p Publisher) gateways(ctx context.Context, cities []string) (map[string]st
 }
 
 // answers waits until a gateway describes the app: it hears of it from the ledger
-// a moment after everyone else.
-func answers(ctx context.Context, url, apiKey string) error {
+// a moment after everyone else. That a city says on the ledger that it serves is not
+// enough.
+func answers(ctx context.Context, url, apiKey, app string, v bsn.Version) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	for {
-		err := ask(ctx, url, apiKey)
+		d, err := ask(ctx, url, apiKey)
 		if err == nil {
-			return nil
+			return d.differs(app, v)
 		}
 		select {
 		case <-ctx.Done():
@@ -288,20 +289,50 @@ func answers(ctx context.Context, url, apiKey string) error {
 	}
 }
 
-func ask(ctx context.Context, url, apiKey string) error {
+// description is what a gateway says of an app.
+type description struct {
+	App       string `json:"app"`
+	Version   int    `json:"version"`
+	Artifact  string `json:"artifact"`
+	Contracts []struct {
+		Name    string `json:"name"`
+		Address string `json:"address"`
+	} `json:"contracts"`
+}
+
+// differs tells whether a gateway says something else than the ledger: callers
+// would take its word for where the contracts are.
+func (d description) differs(app string, v bsn.Version) error {
+	if d.App != app || d.Version != v.Number || d.Artifact != v.Artifact || len(d.Contracts) != len(v.Contracts) {
+		return fmt.Errorf("it says that it serves %s@%d with package %.64s and %d contracts, the ledger %s@%d with %s and %d: do not use this city",
+			d.App, d.Version, d.Artifact, len(d.Contracts), app, v.Number, v.Artifact, len(v.Contracts))
+	}
+	for i, c := range v.Contracts {
+		if d.Contracts[i].Name != c.Name || !strings.EqualFold(d.Contracts[i].Address, c.Address) {
+			return fmt.Errorf("it says that contract %s is at %s, the ledger that %s is at %s: do not use this city",
+				d.Contracts[i].Name, d.Contracts[i].Address, c.Name, c.Address)
+		}
+	}
+	return nil
+}
+
+func ask(ctx context.Context, url, apiKey string) (d description, err error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return err
+		return d, err
 	}
 	r.Header.Set("X-Api-Key", apiKey)
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
-		return err
+		return d, err
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10)) // what could be read of the reason will do
-		return fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(text)))
+		return d, fmt.Errorf("%s: %s", res.Status, strings.TrimSpace(string(text)))
 	}
-	return nil
+	if err := json.NewDecoder(http.MaxBytesReader(nil, res.Body, 16<<20)).Decode(&d); err != nil {
+		return d, fmt.Errorf("read its description of the app: %w", err)
+	}
+	return d, nil
 }

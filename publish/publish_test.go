@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -116,16 +117,30 @@ func TestAnswersWaitsForTheGateway(t *testing.T) {
 		}
 		if calls++; calls < 3 {
 			http.Error(w, "no such app", http.StatusNotFound)
+			return
 		}
+		io.WriteString(w, `{"app":"alice/x","version":2,"artifact":"aa","contracts":[{"name":"C","address":"0xAB"}]}`)
 	}))
 	defer s.Close()
-	if err := answers(t.Context(), s.URL, key); err != nil || calls != 3 {
+	v := bsn.Version{Number: 2, Artifact: "aa", Contracts: []bsn.Contract{{Name: "C", Address: "0xab"}}}
+	if err := answers(t.Context(), s.URL, key, "alice/x", v); err != nil || calls != 3 {
 		t.Errorf("after %d calls: %v", calls, err)
+	}
+	// A city that says something else than the ledger is found out.
+	for _, other := range []bsn.Version{
+		{Number: 1, Artifact: "aa", Contracts: v.Contracts},
+		{Number: 2, Artifact: "bb", Contracts: v.Contracts},
+		{Number: 2, Artifact: "aa"},
+		{Number: 2, Artifact: "aa", Contracts: []bsn.Contract{{Name: "C", Address: "0xcd"}}},
+	} {
+		if err := answers(t.Context(), s.URL, key, "alice/x", other); err == nil || !strings.Contains(err.Error(), "do not use this city") {
+			t.Errorf("%+v: %v", other, err)
+		}
 	}
 	calls = -1000
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if err := answers(ctx, s.URL, key); err == nil || strings.Contains(err.Error(), key) {
+	if err := answers(ctx, s.URL, key, "alice/x", v); err == nil || strings.Contains(err.Error(), key) {
 		t.Errorf("a gateway that does not know the app: %v", err)
 	}
 }

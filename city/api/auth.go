@@ -131,6 +131,8 @@ type verifier struct {
 	who  func(address string) (kind bsn.Kind, name, parent string, err error)
 	seen requests
 	gate *Gate
+	// observe is told of requests that end here, and of artifacts.
+	observe func(method, result string)
 }
 
 var errUnsigned = errors.New("request is not signed: sign it with the key of an operator, city, portal or account of the network")
@@ -154,6 +156,7 @@ func (v *verifier) middleware(next http.Handler) http.Handler {
 			case errors.Is(err, errTooMany):
 				code, status = connect.CodeResourceExhausted, http.StatusTooManyRequests
 			}
+			v.observe(method(r), code.String())
 			if errorWriter.IsSupported(r) {
 				errorWriter.Write(w, r, connect.NewError(code, err)) // nobody to tell if that fails
 			} else {
@@ -162,6 +165,11 @@ func (v *verifier) middleware(next http.Handler) http.Handler {
 			return
 		case ok:
 			r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
+		}
+		if strings.HasPrefix(r.URL.Path, artifactPath) {
+			s := &statusWriter{ResponseWriter: w}
+			defer func() { v.observe(method(r), s.result()) }()
+			w = s
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -136,6 +136,14 @@ func (g *Gate) known(ctx context.Context, c Caller) {
 	}
 }
 
+// Connections counts the open ones, of callers that have shown who they are and of
+// others.
+func (g *Gate) Connections() (known, strangers int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.conns) - g.strangers.Len(), g.strangers.Len()
+}
+
 // id names a caller.
 func (c Caller) id() string {
 	if c.Gateway {

@@ -48,6 +48,9 @@ type City struct {
 	Fetch   func(ctx context.Context, hash string) error
 	Runtime bsn.Runtime
 	Status  func(context.Context) (*cityv1.StatusResponse, error)
+	// Observe, if set, is told of each request and of how it ended: ok, or an error's
+	// code.
+	Observe func(method, result string)
 	// Gate bounds what callers take; the server that serves the handler is to be
 	// guarded by it.
 	Gate *Gate
@@ -60,10 +63,13 @@ func Handler(c City) http.Handler {
 	if c.Gate == nil {
 		c.Gate = &Gate{}
 	}
+	if c.Observe == nil {
+		c.Observe = func(string, string) {}
+	}
 	mux := http.NewServeMux()
-	mux.Handle(cityv1connect.NewCityServiceHandler(service{c}, connect.WithReadMaxBytes(maxBody)))
+	mux.Handle(cityv1connect.NewCityServiceHandler(service{c}, connect.WithReadMaxBytes(maxBody), connect.WithInterceptors(observer{c.Observe})))
 	mux.Handle(artifactPath, &artifacts{next: c.Artifacts, fetch: c.Fetch, taken: uploads{most: c.MaxUpload}})
-	v := &verifier{network: c.Network, city: c.Name, gateway: c.GatewaySecret, who: c.Ledger.Who, gate: c.Gate}
+	v := &verifier{network: c.Network, city: c.Name, gateway: c.GatewaySecret, who: c.Ledger.Who, gate: c.Gate, observe: c.Observe}
 	return v.middleware(mux)
 }
 
