@@ -13,6 +13,7 @@ import (
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/city/api"
+	"github.com/openbsn/bsn/framework/kaia"
 	"github.com/openbsn/bsn/ledger"
 	"github.com/openbsn/bsn/ledger/key"
 )
@@ -28,6 +29,10 @@ import (
 //	as KEYFILE CITY activate                    say that the signing city follows the ledger
 //	as KEYFILE CITY place APP VERSION STATUS    answer for a city where an app stands
 //	as KEYFILE CITY post-node CHAIN             post a node's keys
+//	as KEYFILE CITY post-keys CHAIN             post sound keys, of a node that there is not
+//	as KEYFILE CITY propose-genesis CHAIN HASH
+//	as KEYFILE CITY approve-genesis CHAIN HASH
+//	as KEYFILE CITY set-contracts APP VERSION   say where an app's contracts are
 //	as KEYFILE CITY register-account NAME       register an account as a portal
 //	as KEYFILE CITY withdraw APP                withdraw an app by its bare name
 //	as KEYFILE CITY revoke-project NAME
@@ -88,6 +93,18 @@ func as(ts *testscript.TestScript, args []string) (output, error) {
 		message = ledger.PlaceApp(argument(1), number, bsn.Placement{Status: bsn.PlacementStatus(argument(3))})
 	case "post-node":
 		message = ledger.PostNode(argument(1), map[string]string{"node": "a"})
+	case "post-keys":
+		keys, err := new(kaia.Kaia).Keys(bsn.Site{Dir: filepath.Join(ts.Getenv("WORK"), argument(1))})
+		if err != nil {
+			return output{}, err
+		}
+		message = ledger.PostNode(argument(1), keys)
+	case "propose-genesis":
+		message = ledger.ProposeGenesis(argument(1), argument(2))
+	case "approve-genesis":
+		message = ledger.AnswerGenesis(argument(1), argument(2), bsn.Approval{Approved: true})
+	case "set-contracts":
+		message = ledger.SetContracts(argument(1), number, []bsn.Contract{{Name: "Certificates", Address: "0x" + strings.Repeat("00", 20)}})
 	case "register-account":
 		message = ledger.RegisterAccount(argument(1), ledger.Offer{PublicKey: key.New().Public()})
 	case "withdraw":

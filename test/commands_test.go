@@ -53,6 +53,10 @@ type action func(ts *testscript.TestScript, args []string) (output, error)
 //	processes                  the network's processes on this machine, one a line
 //	blocks WHERE NUMBER        waits until the chain has that many more blocks than now
 //	network NAME               a place for one more network: $NAME_HOME and $NAME_NET
+//	lie CITY CITY2             from now on the API of the first, whose daemon does not run, lies: see lie_test.go
+//	lied CITY                  how often it was asked for what, one a line
+//	flood KEYFILE CITY WHAT N  N of something at a city's API, and how many of them it took: see flood_test.go
+//	rss CITY PART MIB          fails if a process holds more memory
 //	supervise CITY…            from now on the cities' daemons are started again whenever they end
 //	kill COUNT CITY…           so many times kill -9 of a process of these cities, at random times, each at least once
 //	traffic start FOLDER       from now on calls, records, keys and publications of the app in FOLDER without a pause
@@ -60,7 +64,7 @@ type action func(ts *testscript.TestScript, args []string) (output, error)
 var actions = map[string]action{
 	"bsn": bsnCommand, "signup": signup, "rpc": rpc, "gateway": gatewayCommand, "http": httpCommand, "ipc": ipc,
 	"as": as, "forget": forget, "interrupt": interrupt, "pid": pid, "sigkill": sigkill, "processes": listProcesses,
-	"blocks": blocks, "network": another, "supervise": supervise, "kills": kills, "traffic": trafficCommand,
+	"blocks": blocks, "network": another, "lie": lie, "lied": lied, "flood": flood, "rss": rss, "supervise": supervise, "kills": kills, "traffic": trafficCommand,
 }
 
 // check judges what the command before printed.
