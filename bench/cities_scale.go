@@ -53,7 +53,10 @@ func scale(n int) func(context.Context, options, *report) error {
 		if err := g.known(ctx, w, n, r); err != nil {
 			return err
 		}
-		return g.blocks(ctx, w, n, r)
+		if err := g.blocks(ctx, w, n, r); err != nil || n > 4 {
+			return err
+		}
+		return g.keys(ctx, w, r)
 	}
 }
 
