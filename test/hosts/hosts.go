@@ -167,6 +167,10 @@ func openTUN() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "tun"), nil
 }
 
+// The main thread is kept for the main goroutine: a process is, to others, in the
+// namespace of that thread, which, unlike others, never ends.
+func init() { runtime.LockOSThread() }
+
 // onThread runs f on a thread that no other code runs on, before or after.
 func onThread(f func() error) error {
 	done := make(chan error)

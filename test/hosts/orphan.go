@@ -63,10 +63,11 @@ func endOrphans() error {
 	return nil
 }
 
-// inNamespaces are the processes in the network namespaces of these inodes.
+// inNamespaces are the processes, but for this one, in the network namespaces of
+// these inodes.
 func inNamespaces(inodes map[uint64]bool) (out []int) {
 	for _, pid := range allProcesses() {
-		if inodes[inode(pid)] && started(pid) != "" {
+		if pid != os.Getpid() && inodes[inode(pid)] && started(pid) != "" {
 			out = append(out, pid)
 		}
 	}
