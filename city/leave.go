@@ -15,7 +15,7 @@ import (
 )
 
 // partingTime is how long, in ledger time, the link still talks to a city that left
-// or was evicted.
+// or was evicted, and how long the nodes of one that was evicted wait for their chains.
 const partingTime = time.Minute
 
 // errEnded ends a daemon whose city is no part of the network any more.
@@ -25,6 +25,8 @@ var errEnded = errors.New("city is no part of the network any more")
 type departure struct {
 	mu    sync.Mutex
 	waits []string
+	// put is when the daemon learned that its city was put out.
+	put time.Time
 }
 
 func (l *departure) set(waits []string) {
@@ -46,7 +48,7 @@ func (d *daemon) drain(ctx context.Context, self bsn.City, c bsn.Chain) string {
 	own, posted := c.Node(self.Name)
 	f, known := d.frameworks[c.Framework]
 	runs := slices.ContainsFunc(d.runtime.List(), func(n bsn.NodeStatus) bool { return n.ID == nodeID(c) && n.State != bsn.NodeStopped })
-	if !posted || !known || !runs || !c.Runs() || !self.Status.Member() {
+	if !posted || !known || !runs || !c.Runs() || self.Status == bsn.CityLeft {
 		return ""
 	}
 	dir, err := d.runtime.Dir(nodeID(c))
@@ -85,6 +87,26 @@ func (d *daemon) leave(v view, self bsn.City, waits []string) []ledger.Message {
 		return nil
 	}
 	return []ledger.Message{ledger.EndCity(self.Name)}
+}
+
+// part keeps the nodes of a city that was put out until their chains have let it go,
+// for a while: with few validators a chain could not even do that without it.
+func (d *daemon) part(ctx context.Context, v view, self bsn.City) (waiting bool) {
+	if self.Status != bsn.CityEvicted {
+		return false
+	}
+	if d.departure.put.IsZero() {
+		d.departure.put = time.Now()
+	}
+	if time.Since(d.departure.put) > partingTime {
+		return false
+	}
+	for _, c := range v.chains {
+		if !c.Member(self.Name) && d.drain(ctx, self, c) != "" {
+			waiting = true
+		}
+	}
+	return waiting
 }
 
 // end stops everything of a city that left or was evicted, and remembers it, so

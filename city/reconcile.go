@@ -111,6 +111,9 @@ func (d *daemon) step(ctx context.Context, v view) error {
 		return nil
 	}
 	if !self.Status.Member() {
+		if d.part(ctx, v, self) {
+			return nil
+		}
 		return d.end(ctx, self)
 	}
 	if self.Status == bsn.CityAdmitted {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/key"
 )
 
 // TestEquivocation: a second node has a city's consensus key, and no memory of what
@@ -17,7 +18,14 @@ import (
 func TestEquivocation(t *testing.T) {
 	w := found(t, 4, bsn.Parameters{})
 	thief := t.TempDir()
-	must[Identity](t)(InitNode(thief))
+	id := must[Identity](t)(InitNode(thief))
+	// Only nodes of cities are peers: the second one is of another city of the operator.
+	if p := w.pass(AdmitCity(Admission{
+		Operator: "op-3", OperatorKey: w.operators[3].key.Public(), City: "second", CityKey: key.New().Public(),
+		ConsensusKey: id.ConsensusKey, NodeKey: id.NodeKey,
+	})); p.Status != bsn.ProposalPassed {
+		t.Fatalf("proposal: %+v", p)
+	}
 	copyFile(t, filepath.Join(w.homes[3], "config", "priv_validator_key.json"), filepath.Join(thief, "config", "priv_validator_key.json"))
 	copyFile(t, GenesisFile(w.homes[3]), GenesisFile(thief))
 	second := must[*Node](t)(Start(NodeConfig{Home: thief, Listen: freePort(t), Peers: w.peers, Log: slog.New(slog.DiscardHandler), pause: 20 * time.Millisecond}))
