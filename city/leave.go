@@ -18,6 +18,10 @@ import (
 // or was evicted, and how long the nodes of one that was evicted wait for their chains.
 const partingTime = time.Minute
 
+// lastVote is how long the ledger node of a city that was evicted waits for the last
+// block that it has a vote on.
+const lastVote = 15 * time.Second
+
 // errEnded ends a daemon whose city is no part of the network any more.
 var errEnded = errors.New("city is no part of the network any more")
 
@@ -25,8 +29,9 @@ var errEnded = errors.New("city is no part of the network any more")
 type departure struct {
 	mu    sync.Mutex
 	waits []string
-	// put is when the daemon learned that its city was put out.
-	put time.Time
+	// put is when the daemon learned that its city was put out, at which height.
+	put    time.Time
+	height int64
 }
 
 func (l *departure) set(waits []string) {
@@ -89,18 +94,22 @@ func (d *daemon) leave(v view, self bsn.City, waits []string) []ledger.Message {
 	return []ledger.Message{ledger.EndCity(self.Name)}
 }
 
-// part keeps the nodes of a city that was put out until their chains have let it go,
-// for a while: with few validators a chain could not even do that without it.
+// part keeps the nodes of a city that was put out until their chains, and the ledger,
+// have let it go, for a while: with few validators they could not even do that
+// without it.
 func (d *daemon) part(ctx context.Context, v view, self bsn.City) (waiting bool) {
 	if self.Status != bsn.CityEvicted {
 		return false
 	}
 	if d.departure.put.IsZero() {
-		d.departure.put = time.Now()
+		d.departure.put, d.departure.height = time.Now(), v.height
 	}
-	if time.Since(d.departure.put) > partingTime {
+	gone := time.Since(d.departure.put)
+	if gone > partingTime {
 		return false
 	}
+	// Its vote counts for one block more, which may not come without it.
+	waiting = v.height == d.departure.height && gone < lastVote
 	for _, c := range v.chains {
 		if !c.Member(self.Name) && d.drain(ctx, self, c) != "" {
 			waiting = true

@@ -66,9 +66,10 @@ func (n *Node) announce(height int64) int64 {
 			return h - 1
 		}
 		n.waiting.resolve(h, block.Block.Txs, results.TxsResults)
-		if touchesCities(results) {
-			n.dropStrangers()
+		if n.parting {
+			n.parting = n.dropStrangers(block.Block.Time)
 		}
+		n.parting = n.parting || touchesCities(results)
 		if n.guard.watching() {
 			n.attend(block.Block)
 		}

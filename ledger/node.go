@@ -80,6 +80,9 @@ type Node struct {
 	due, leaving   chan struct{}
 	dueOnce, leave func()
 
+	// parting: a city was put out whose node is still to be dropped; of watch alone.
+	parting bool
+
 	mu    sync.Mutex
 	peers []string // all that were dialled
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	abci "github.com/cometbft/cometbft/abci/types"
 	ctypes "github.com/cometbft/cometbft/rpc/core/types"
@@ -60,14 +61,40 @@ func (n *Node) takes(id string) error {
 }
 
 // dropStrangers ends the connections to nodes of cities that are no longer of the
-// network.
-func (n *Node) dropStrangers() {
+// network, at the time of a block. Those that were put out with that very block, or
+// in the same second, are left for another time: a validator's power ends a block
+// later, and with few of them that block does not come without it.
+func (n *Node) dropStrangers(now time.Time) (later bool) {
 	s := n.comet.Switch()
 	for _, p := range s.Peers().Copy() {
-		if n.takes(string(p.ID())) != nil {
+		id := string(p.ID())
+		switch {
+		case n.takes(id) == nil:
+		case n.putOut(id) >= now.Unix():
+			later = true
+		default:
 			s.StopPeerGracefully(p)
 		}
 	}
+	return later
+}
+
+// putOut is the ledger time, in Unix seconds, since which a node's city is out of the
+// network; 0: it is no city's.
+func (n *Node) putOut(id string) (since int64) {
+	ctx, err := n.app.committed()
+	if err != nil {
+		return 0
+	}
+	if err := n.app.operators.Cities.Each(ctx, "", func(_ string, c bsn.City) (bool, error) {
+		if c.NodeID() == id {
+			since = c.Since
+		}
+		return since == 0, nil
+	}); err != nil {
+		return 0
+	}
+	return since
 }
 
 // touchesCities tells whether a block changed a city's record.
