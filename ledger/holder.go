@@ -20,6 +20,8 @@ var ErrRestarting = errors.New("the ledger node of this city is restarting: try 
 const (
 	// restartWait is how long a reader waits for a node that is restarting.
 	restartWait = 5 * time.Second
+	// levelWait is how long a transaction waits for a node to catch up.
+	levelWait = 20 * time.Second
 	// restartPause is the time between two tries to start a node that does not.
 	restartPause = 2 * time.Second
 )
@@ -358,10 +360,19 @@ func (h *Holder) Writer(ctx context.Context, address string) (Signer, error) {
 func (h *Holder) Submit(ctx context.Context, tx []byte) (Result, error) {
 	return use(ctx, h, restartWait, func(ctx context.Context, n *Node, again bool) (Result, error) {
 		if !again {
+			n.level(ctx)
 			return n.Submit(ctx, tx)
 		}
 		return n.submitAgain(ctx, tx)
 	})
+}
+
+// level waits, not for long, for a node that was restarted to catch up with its
+// peers: before that it takes no transactions.
+func (n *Node) level(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, levelWait)
+	defer cancel()
+	_ = n.Ready(ctx) // Submit says what is wrong
 }
 
 // Get implements bsn.Ledger.

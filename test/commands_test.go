@@ -52,6 +52,8 @@ type action func(ts *testscript.TestScript, args []string) (output, error)
 //	sigkill CITY PART…         kill -9 of it
 //	processes                  the network's processes on this machine, one a line
 //	blocks WHERE NUMBER        waits until the chain has that many more blocks than now
+//	previous, this             print the path of an earlier bsn, and of this tree's
+//	calling URL… or end        calls each URL without pause until calling end, which prints how many calls failed
 //	network NAME               a place for one more network: $NAME_HOME and $NAME_NET
 //	lie CITY CITY2             from now on the API of the first, whose daemon does not run, lies: see lie_test.go
 //	lied CITY                  how often it was asked for what, one a line
@@ -65,6 +67,7 @@ var actions = map[string]action{
 	"bsn": bsnCommand, "signup": signup, "rpc": rpc, "gateway": gatewayCommand, "http": httpCommand, "ipc": ipc,
 	"as": as, "forget": forget, "interrupt": interrupt, "pid": pid, "sigkill": sigkill, "processes": listProcesses,
 	"blocks": blocks, "network": another, "lie": lie, "lied": lied, "flood": flood, "rss": rss, "supervise": supervise, "kills": kills, "traffic": trafficCommand,
+	"previous": previous, "this": this, "calling": keepCalling,
 }
 
 // check judges what the command before printed.
