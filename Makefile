@@ -27,7 +27,7 @@ test: setup build ## unit tests with the race detector, then the whole-network s
 	$(say) 'unit tests, with the race detector'
 	go test -race -timeout 20m $(UNIT)
 	$(say) 'whole-network scenarios'
-	go test -count=1 -timeout 30m ./test/...
+	go test -count=1 -timeout 40m ./test/...
 
 .PHONY: test-all
 test-all: test ## the tests, the long scenarios too
