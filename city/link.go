@@ -106,7 +106,7 @@ func (d *daemon) shared(city string, chains map[string]bsn.Chain) []bsn.Port {
 	ports := slices.Clone(bsn.CityPorts)
 	for _, c := range chains {
 		f := d.frameworks[c.Framework]
-		if f == nil || !c.Member(city) || !c.Member(d.home.Name) {
+		if f == nil || !takesPart(c, city) || !takesPart(c, d.home.Name) {
 			continue
 		}
 		for _, port := range f.PeerPorts() {
@@ -115,6 +115,14 @@ func (d *daemon) shared(city string, chains map[string]bsn.Chain) []bsn.Port {
 	}
 	slices.SortFunc(ports, func(a, b bsn.Port) int { return cmp.Or(a.Service-b.Service, a.Port-b.Port) })
 	return ports
+}
+
+// takesPart tells whether a city's node belongs to a chain's peers: that of a member,
+// and that of a city which is out of the committee, since it has to follow the chain
+// until the chain has let it go.
+func takesPart(c bsn.Chain, city string) bool {
+	_, posted := c.Node(city)
+	return posted || c.Member(city)
 }
 
 // isLocal tells whether a city's state lies on this machine. That it is a city of
