@@ -201,3 +201,13 @@ func TestCitiesAtVirtualAddresses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A city that was taken out of a committee has to see the block that lets it go.
+func TestPeersOfAChain(t *testing.T) {
+	c := bsn.Chain{Committee: []string{"a", "b"}, Nodes: []bsn.ChainNode{{City: "b"}, {City: "c"}}}
+	for city, takes := range map[string]bool{"a": true, "b": true, "c": true, "d": false} {
+		if takesPart(c, city) != takes {
+			t.Errorf("city %s: %v", city, !takes)
+		}
+	}
+}

@@ -33,6 +33,10 @@ It is signed with the key of the city's operator, if that is on this machine.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, name := cmd.Context(), args[0]
+			if word := s.ended(name); word != "" {
+				sayEnded(cmd, name, word)
+				return nil
+			}
 			l, err := s.reader()
 			if err != nil {
 				return err
@@ -53,7 +57,7 @@ It is signed with the key of the city's operator, if that is on this machine.`,
 				if err := s.awaitLeft(ctx, cmd, name); err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "city %s has left the network; to delete what it has on its machine: bsn city delete %s\n", name, name)
+				sayEnded(cmd, name, or(s.ended(name), "has left the network"))
 			}
 			return nil
 		},
@@ -62,6 +66,21 @@ It is signed with the key of the city's operator, if that is on this machine.`,
 	c.Flags().BoolVar(&now, "now", false, "do not wait for the chains and the notice: it has left at once")
 	c.Flags().BoolVar(&detach, "detach", false, "do not wait")
 	return c
+}
+
+func sayEnded(cmd *cobra.Command, name, word string) {
+	fmt.Fprintf(cmd.OutOrStdout(), "city %s %s; to delete what it has on its machine: bsn city delete %s\n", name, word, name)
+}
+
+// ended says why a city of this machine is no part of the network any more; empty
+// if it is one. It knows that itself: with its daemon the way to the other cities
+// ends too, where they are on other machines.
+func (s *session) ended(name string) string {
+	state, err := city.Home{Root: s.root, Name: name}.Load()
+	if err != nil {
+		return "" // none of this machine
+	}
+	return state.Ended
 }
 
 // leave writes the first step of a city's way out, or with now the last too.
@@ -100,7 +119,7 @@ func (s *session) awaitLeft(ctx context.Context, cmd *cobra.Command, name string
 		if err == nil {
 			record, err = read[bsn.City](ctx, l, bsn.KindCity, name)
 		}
-		if err == nil && record.Status == bsn.CityLeft {
+		if err == nil && record.Status == bsn.CityLeft || s.ended(name) != "" {
 			return nil
 		}
 		waits := []string{"no city answers"}
