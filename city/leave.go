@@ -152,6 +152,19 @@ func inTouch(v view) []bsn.City {
 	})
 }
 
+// Rekey makes another consensus key for the city of a suspended operator, whose old
+// one is worth nothing, and returns its public side. The daemon must not run.
+func (h Home) Rekey() (consensusKey []byte, err error) {
+	if _, err := h.Load(); err != nil {
+		return nil, err
+	}
+	if pid, err := h.PID(); err != nil || pid != 0 {
+		return nil, errors.Join(err, fmt.Errorf("city %q runs: stop its daemon first (bsn city stop %s --daemon-only)", h.Name, h.Name))
+	}
+	id, err := ledger.RenewConsensusKey(h.ledger())
+	return id.ConsensusKey, err
+}
+
 // Delete removes all that a city has on this machine, its keys included. It must
 // have left the network or been evicted from it, or, with force, need not.
 func (h Home) Delete(force bool) error {

@@ -67,12 +67,7 @@ func TestEquivocation(t *testing.T) {
 	if err := w.nodes[3].Stop(); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"config/priv_validator_key.json", "data/priv_validator_state.json"} {
-		if err := os.Remove(filepath.Join(w.homes[3], name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	fresh := must[Identity](t)(InitNode(w.homes[3]))
+	fresh := must[Identity](t)(RenewConsensusKey(w.homes[3]))
 	again := must[*Node](t)(Start(NodeConfig{Home: w.homes[3], Listen: freePort(t), Peers: w.peers[:3], Log: slog.New(slog.DiscardHandler), pause: 20 * time.Millisecond}))
 	defer again.Stop()
 	if p := w.pass(ReinstateOperator("op-3", "city-3", fresh.ConsensusKey)); p.Status != bsn.ProposalPassed {

@@ -163,6 +163,15 @@ func NodeKey(home string) (ed25519.PrivateKey, error) {
 	return k.PrivKey.Bytes(), nil
 }
 
+// RenewConsensusKey makes another consensus key in the folder of a node that does
+// not run, in place of one that is worth nothing any more.
+func RenewConsensusKey(home string) (Identity, error) {
+	if err := os.Remove(cometConfig(NodeConfig{Home: home}).PrivValidatorKeyFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Identity{}, fmt.Errorf("remove consensus key: %w", err)
+	}
+	return InitNode(home)
+}
+
 // loadValidator reads the consensus key and what it signed last. CometBFT itself
 // would end the process without a word to the log.
 func loadValidator(cfg *config.Config) (*privval.FilePV, error) {

@@ -190,3 +190,39 @@ func cityDelete(s *session) *cobra.Command {
 	c.Flags().BoolVar(&force, "force", false, "also if it has not left: its keys are lost")
 	return c
 }
+
+func cityRekey(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use:   "rekey CITY",
+		Short: "make another consensus key for a city whose operator is suspended",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			h, err := s.localCity(args[0])
+			if err != nil {
+				return err
+			}
+			state, err := h.Load()
+			if err != nil {
+				return err
+			}
+			l, err := s.reader()
+			if err != nil {
+				return err
+			}
+			o, err := read[bsn.Operator](cmd.Context(), l, bsn.KindOperator, state.Operator)
+			if err != nil {
+				return err
+			}
+			if o.Suspended == nil {
+				return fmt.Errorf("operator %q is not suspended: the consensus key of its city is good", o.Name)
+			}
+			key, err := h.Rekey()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "consensus key %x\nnext: bsn city start %s; and have the others vote: bsn operator reinstate %s --city %s --consensus-key %x\n",
+				key, h.Name, o.Name, h.Name, key)
+			return nil
+		},
+	}
+}

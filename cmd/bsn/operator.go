@@ -81,7 +81,7 @@ func operatorReinstate(s *session) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "reinstate OPERATOR",
 		Short: "propose to give a suspended operator its power back, with a new consensus key in one of its cities",
-		Example: `  bsn city rekey paris                                         (on the machine of the city: prints the new key)
+		Example: `  bsn city rekey paris       (on the city's machine, with its daemon stopped: prints the new key)
   bsn operator reinstate paris --city paris --consensus-key 5f0c…`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
