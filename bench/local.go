@@ -30,7 +30,7 @@ const (
 	chain     = "chongqing"
 	kaiaNode  = "kaia-" + chain
 	project   = "demo-account/default"
-	writes    = 10_000_000 // an account's ledger writes per hour
+	writes    = 1_000_000 // an account's ledger writes per hour
 	maxAnswer = 1 << 20
 )
 
