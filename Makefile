@@ -32,6 +32,7 @@ test: setup build ## unit tests with the race detector, then the whole-network s
 .PHONY: test-all
 test-all: test ## the tests, the long scenarios too
 	$(say) 'long scenarios'
+	BSN_LONG=1 go test -count=1 -timeout 30m -run 'UpgradeAtAHeight|Equivocation' ./ledger
 	BSN_LONG=1 go test -count=1 -timeout 120m ./test/...
 
 .PHONY: scenario

@@ -16,6 +16,9 @@ import (
 // was signed with it. The operator loses its power, the ledger goes on, and with a
 // new key the operator is taken back.
 func TestEquivocation(t *testing.T) {
+	if os.Getenv("BSN_LONG") == "" {
+		t.Skip("a network of several nodes, too slow beside all other tests: BSN_LONG=1 runs it")
+	}
 	w := found(t, 4, bsn.Parameters{})
 	thief := t.TempDir()
 	id := must[Identity](t)(InitNode(thief))

@@ -128,6 +128,9 @@ func migrated(t *testing.T, h *Holder) []byte {
 // upgrade; the fourth city stands still, can be read from, and goes on by itself
 // once it has a newer binary. A city that comes later catches up over the upgrade.
 func TestUpgradeAtAHeight(t *testing.T) {
+	if os.Getenv("BSN_LONG") == "" {
+		t.Skip("a network of several nodes, too slow beside all other tests: BSN_LONG=1 runs it")
+	}
 	if testing.Short() {
 		t.Skip("a network of five")
 	}
