@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/google/renameio/v2"
 
@@ -106,8 +107,13 @@ func (h Home) save(s State) error {
 	return nil
 }
 
+// updating is held by who changes what is stored of a city: parts of its daemon do.
+var updating sync.Mutex
+
 // update changes what is stored of the city, as it is there now.
 func (h Home) update(change func(*State)) error {
+	updating.Lock()
+	defer updating.Unlock()
 	s, err := h.Load()
 	if err != nil {
 		return err

@@ -133,12 +133,7 @@ func (d *daemon) end(ctx context.Context, self bsn.City) error {
 			}
 		}
 	}
-	s, err := d.home.Load()
-	if err != nil {
-		return err
-	}
-	s.Ended = word
-	if err := d.home.save(s); err != nil {
+	if err := d.home.update(func(s *State) { s.Ended = word }); err != nil {
 		return err
 	}
 	return errEnded

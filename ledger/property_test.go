@@ -242,6 +242,7 @@ func TestRecordsKeepTheirForm(t *testing.T) {
 	roundTrip[bsn.App](t)
 	roundTrip[bsn.Act](t)
 	roundTrip[bsn.Parameters](t)
+	roundTrip[bsn.Protocol](t)
 }
 
 func roundTrip[T any](t *testing.T) {
