@@ -2,12 +2,18 @@ package city
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"reflect"
 	"slices"
 	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/ledger"
@@ -98,6 +104,40 @@ func (d *daemon) openLink() error {
 	}
 	d.link.link = l
 	d.log.Info("link is open", "listen", listen, "announced", slog.AnyValue(d.cfg.City.Link.Announced()))
+	return nil
+}
+
+// vacantTimeout and vacantPause are how long, and how often, a city tries to have its
+// own addresses.
+const (
+	vacantTimeout = 20 * time.Second
+	vacantPause   = 100 * time.Millisecond
+)
+
+// vacant waits until the city's own addresses are free: while its state was not on
+// this machine, the links of the cities here listened there for it, and they let go
+// once they notice.
+func (d *daemon) vacant(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, vacantTimeout)
+	defer cancel()
+	// The gateway's may be held by the one that outlived the daemon before.
+	for _, port := range []int{bsn.PortLedger, bsn.PortAPI} {
+		for {
+			l, err := net.Listen("tcp", d.addr(port))
+			if err == nil {
+				l.Close()
+				break
+			}
+			if !errors.Is(err, unix.EADDRINUSE) {
+				break // whoever listens there tells
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("an address of this city is taken by another program: %w", err)
+			case <-time.After(vacantPause):
+			}
+		}
+	}
 	return nil
 }
 

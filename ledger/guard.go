@@ -61,6 +61,7 @@ type guard struct {
 	*privval.FilePV
 	file string
 	log  *slog.Logger
+	born time.Time // the guard was made then
 
 	mu    sync.Mutex
 	held  bool // it signs nothing
@@ -70,7 +71,7 @@ type guard struct {
 }
 
 func newGuard(home string, pv *privval.FilePV, log *slog.Logger) (*guard, error) {
-	g := &guard{FilePV: pv, file: filepath.Join(home, restoredFile), log: log}
+	g := &guard{FilePV: pv, file: filepath.Join(home, restoredFile), log: log, born: time.Now()}
 	b, err := os.ReadFile(g.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return g, nil
@@ -123,11 +124,12 @@ func (g *guard) vouch() bool {
 	return g.held && g.gone
 }
 
-// block takes in a block that came while the node was level with the ledger.
+// block takes in a block that came while the node was level with the ledger. What was
+// made before the node was started says nothing of now, however it came.
 func (g *guard) block(b *cmttypes.Block) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.held || b.LastCommit == nil {
+	if !g.held || b.LastCommit == nil || b.Time.Before(g.born) {
 		return
 	}
 	own := g.FilePV.GetAddress()
