@@ -90,6 +90,21 @@ type City struct {
 	Until int64 `json:"until,omitempty"`
 }
 
+// KeyPurpose is what one of a city's keys is for.
+type KeyPurpose string
+
+const (
+	// KeyConsensus signs ledger blocks.
+	KeyConsensus KeyPurpose = "consensus"
+	// KeyNode shows other cities who a city is, at its link and its ledger node.
+	KeyNode KeyPurpose = "node"
+	// KeyCity signs what the city's daemon writes to the ledger and asks other cities.
+	KeyCity KeyPurpose = "city"
+)
+
+// KeyPurposes lists all.
+var KeyPurposes = []KeyPurpose{KeyConsensus, KeyNode, KeyCity}
+
 // NodeID is the city's id among the ledger's nodes (a CometBFT peer id): the first
 // 20 bytes of the SHA-256 of its node key, in hex.
 func (c City) NodeID() string { return NodeID(c.NodeKey) }

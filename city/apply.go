@@ -265,7 +265,8 @@ func (d *daemon) apply(ctx context.Context, q *cityv1.ApplyRequest) (*cityv1.App
 	}
 	if !found {
 		summary := fmt.Sprintf("admit city %s of operator %s (key %s)", a.City, a.Operator, key.Fingerprint(a.OperatorKey))
-		res, err := d.client.Write(ctx, ledger.Propose(summary, ledger.AdmitCity(a)))
+		_, client := d.own.get()
+		res, err := client.Write(ctx, ledger.Propose(summary, ledger.AdmitCity(a)))
 		if err != nil {
 			return nil, err
 		}
@@ -281,8 +282,9 @@ func (d *daemon) apply(ctx context.Context, q *cityv1.ApplyRequest) (*cityv1.App
 
 // issued tells whether this city issued an invitation that can still be used.
 func (d *daemon) issued(i Invitation) error {
+	own, _ := d.own.get()
 	switch {
-	case i.Network != d.state.Network || !key.Verify(d.key.Public(), i.text(), i.Signature):
+	case i.Network != d.state.Network || !key.Verify(own.Public(), i.text(), i.Signature):
 		return errors.New("this city did not issue the invitation")
 	case time.Now().Unix() > i.Expires:
 		return errors.New("the invitation has expired: ask for another")

@@ -40,7 +40,7 @@ func readable(b []byte) error {
 func alone(t *testing.T) *daemon {
 	t.Helper()
 	d := &daemon{
-		home: Home{t.TempDir(), "paris"}, state: State{Network: "test-net"}, log: slog.New(slog.DiscardHandler), key: key.New(),
+		home: Home{t.TempDir(), "paris"}, state: State{Network: "test-net"}, log: slog.New(slog.DiscardHandler), own: signer{key: key.New()},
 		wake: make(chan struct{}, 1), frameworks: map[string]bsn.Framework{"kaia": framework{}},
 	}
 	var err error

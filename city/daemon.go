@@ -37,13 +37,12 @@ type daemon struct {
 	home       Home
 	cfg        config.Config
 	state      State
-	key        key.Key
+	own        signer
 	binary     binary
 	frameworks map[string]bsn.Framework
 	log        *slog.Logger
 
 	ledger    *ledger.Holder
-	client    *ledger.Client
 	artifacts *artifact.Store
 	runtime   bsn.Runtime
 	// secret is what this city's gateway shows to read the records.
@@ -59,6 +58,8 @@ type daemon struct {
 	dialled   dialled
 	departure departure
 	link      linked
+	// tried is when a node key was taken last.
+	tried time.Time
 }
 
 // Run is a city's daemon: it returns when ctx ends, and leaves the city's nodes
@@ -87,7 +88,7 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	if d.binary, err = ownBinary(); err != nil {
 		return err
 	}
-	if d.key, err = key.Load(h.keyFile()); err != nil {
+	if d.own.key, err = key.Load(h.keyFile()); err != nil {
 		return err
 	}
 	if d.secret, err = secretFile(h.path("gateway.secret")); err != nil {
@@ -102,6 +103,9 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 	}
 	d.runtime = run
 	defer func() { err = errors.Join(err, run.Close()) }()
+	if err := d.vacant(ctx); err != nil {
+		return err
+	}
 	// Before the ledger, whose nodes meet over it.
 	if err := d.acquaint(d.others(), nil); err != nil {
 		return err
@@ -119,7 +123,7 @@ func Run(ctx context.Context, h Home, cfg config.Config, frameworks map[string]b
 		return err
 	}
 	defer func() { err = errors.Join(err, d.ledger.Stop()) }()
-	if d.client, err = ledger.NewClient(d.ledger, d.key); err != nil {
+	if err := d.own.set(d.own.key, d.ledger); err != nil {
 		return err
 	}
 	return d.serve(ctx, ready)

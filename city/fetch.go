@@ -225,6 +225,13 @@ type dialled struct {
 	m  map[string]*api.Client
 }
 
+// forget has all clients made anew.
+func (l *dialled) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.m = nil
+}
+
 // apiOf is where this machine reaches a city's API, host:port: at its virtual address.
 func (d *daemon) apiOf(c bsn.City) string {
 	return bsn.HostPort(d.state.Net.Addr(c.Index, bsn.ServiceCity), bsn.PortAPI)
@@ -239,7 +246,8 @@ func (d *daemon) city(c bsn.City) *api.Client {
 	}
 	known := d.dialled.m[c.Name]
 	if known == nil {
-		known = api.Dial("http://"+d.apiOf(c), d.state.Network, c.Name, d.key)
+		own, _ := d.own.get()
+		known = api.Dial("http://"+d.apiOf(c), d.state.Network, c.Name, own)
 		d.dialled.m[c.Name] = known
 	}
 	return known

@@ -145,7 +145,8 @@ func founder(t *testing.T) (d *daemon, operator *ledger.Client, url string) {
 	if d.state, err = h.Load(); err != nil {
 		t.Fatal(err)
 	}
-	if d.key, err = key.Load(h.keyFile()); err != nil {
+	own, err := key.Load(h.keyFile())
+	if err != nil {
 		t.Fatal(err)
 	}
 	if d.ledger, err = ledger.Hold(ledger.NodeConfig{Home: h.ledger(), Listen: "127.0.0.1:0", Log: d.log}); err != nil {
@@ -155,7 +156,7 @@ func founder(t *testing.T) (d *daemon, operator *ledger.Client, url string) {
 	if err := d.ledger.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if d.client, err = ledger.NewClient(d.ledger, d.key); err != nil {
+	if err := d.own.set(own, d.ledger); err != nil {
 		t.Fatal(err)
 	}
 	k, err := key.Load(OperatorKey(h.Root, "op"))
@@ -217,10 +218,10 @@ func TestJoin(t *testing.T) {
 	}
 	for name, c := range map[string]struct{ invitation, want string }{
 		"nonsense":         {"bsn-invitation-%%%", "decode"},
-		"for another city": {issue(d.key, func(i *Invitation) { i.City = "rome" }), `for city "rome"`},
+		"for another city": {issue(d.own.key, func(i *Invitation) { i.City = "rome" }), `for city "rome"`},
 		"by another":       {issue(key.New(), func(*Invitation) {}), "did not issue"},
-		"another network":  {issue(d.key, func(i *Invitation) { i.Network = "other" }), "did not issue"},
-		"expired":          {issue(d.key, func(i *Invitation) { i.Expires = 1 }), "expired"},
+		"another network":  {issue(d.own.key, func(i *Invitation) { i.Network = "other" }), "did not issue"},
+		"expired":          {issue(d.own.key, func(i *Invitation) { i.Expires = 1 }), "expired"},
 		"altered":          {strings.Replace(good, good[40:44], "AAAA", 1), ""},
 	} {
 		err := join(t, h, c.invitation, operator, d, true)
@@ -244,7 +245,7 @@ func TestJoin(t *testing.T) {
 		},
 		"another net": func(i *Invitation) { i.Net = 78 },
 	} {
-		if err := join(t, h, issue(d.key, change), operator, d, true); err == nil || !strings.Contains(err.Error(), "do not join") {
+		if err := join(t, h, issue(d.own.key, change), operator, d, true); err == nil || !strings.Contains(err.Error(), "do not join") {
 			t.Errorf("%s: %v", name, err)
 		}
 		if s, err := h.Load(); err != nil || s.Network != "" {

@@ -123,6 +123,7 @@ func (d *daemon) step(ctx context.Context, v view) error {
 		say = append(say, ledger.UpdateCity(c.API, c.Gateway, c.Link))
 	}
 	d.try("gateway", d.startGateway(ctx))
+	d.try("keys", d.rotate(ctx, v, self))
 	d.try("link", d.acquaint(inTouch(v), v.chains))
 	d.try("peers", d.connect(v, self))
 	of, waits := d.chains(ctx, v, self)
@@ -167,13 +168,14 @@ func (d *daemon) say(ctx context.Context, messages []ledger.Message) {
 func (d *daemon) sayTogether(ctx context.Context, messages []ledger.Message) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	_, err := d.client.Write(ctx, messages...)
+	_, client := d.own.get()
+	_, err := client.Write(ctx, messages...)
 	if !errors.Is(err, ledger.ErrRefused) || len(messages) == 1 {
 		d.try("ledger", err)
 		return
 	}
 	for _, m := range messages {
-		_, err := d.client.Write(ctx, m)
+		_, err := client.Write(ctx, m)
 		d.try("ledger", err)
 	}
 }

@@ -69,7 +69,8 @@ type coder struct {
 	tx       client.TxConfig
 }
 
-func newCoder() (coder, error) {
+// newCoder knows the messages of a protocol version.
+func newCoder(version uint64) (coder, error) {
 	registry, err := cdctypes.NewInterfaceRegistryWithOptions(cdctypes.InterfaceRegistryOptions{
 		ProtoFiles: proto.HybridResolver,
 		SigningOptions: txsigning.Options{
@@ -84,7 +85,7 @@ func newCoder() (coder, error) {
 	for _, m := range []interface {
 		RegisterInterfaces(cdctypes.InterfaceRegistry)
 	}{
-		parameter.NewModule(nil), operator.NewModule(nil), govern.NewModule(nil), chain.NewModule(nil), account.NewModule(nil), app.NewModule(nil), identity.NewModule(nil), upgrade.NewModule(nil),
+		parameter.NewModule(nil), operator.NewModule(nil, version), govern.NewModule(nil), chain.NewModule(nil), account.NewModule(nil), app.NewModule(nil), identity.NewModule(nil), upgrade.NewModule(nil),
 	} {
 		m.RegisterInterfaces(registry) // who writes reads what acts would do
 	}
@@ -120,7 +121,7 @@ type rules struct {
 
 // newApplication wires the modules by hand, so that one page shows them all.
 func newApplication(db dbm.DB, network string, r rules, options ...func(*baseapp.BaseApp)) (*application, error) {
-	c, err := newCoder()
+	c, err := newCoder(r.version)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +169,7 @@ func newApplication(db dbm.DB, network string, r rules, options ...func(*baseapp
 	a.manager = module.NewManager(
 		auth.NewAppModule(c.codec, authKeeper, nil, nil),
 		consensus.NewAppModule(c.codec, consensusKeeper),
-		parameter.NewModule(parameters), writer.NewModule(writers), operator.NewModule(operators), govern.NewModule(proposals),
+		parameter.NewModule(parameters), writer.NewModule(writers), operator.NewModule(operators, r.version), govern.NewModule(proposals),
 		chain.NewModule(chains), account.NewModule(accounts), app.NewModule(apps), identity.NewModule(identities), upgrade.NewModule(upgrades),
 	)
 	order := []string{

@@ -51,7 +51,7 @@ type Client struct {
 	last   time.Time // the latest time-out used: each is distinct
 }
 
-var sharedCoder = sync.OnceValues(newCoder)
+var sharedCoder = sync.OnceValues(func() (coder, error) { return newCoder(Protocols()) })
 
 // NewClient writes through conn.
 func NewClient(conn Conn, k key.Key) (*Client, error) {

@@ -4,7 +4,6 @@
 package operator
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -136,12 +135,7 @@ func (k *Keeper) Check(ctx context.Context, a Admission) error {
 	if len(a.NodeKey) != keySize {
 		return fmt.Errorf("node key must be an Ed25519 public key of %d bytes", keySize)
 	}
-	if err := k.Cities.Each(ctx, "", func(_ string, c bsn.City) (bool, error) {
-		if bytes.Equal(c.NodeKey, a.NodeKey) {
-			return false, fmt.Errorf("city %q has this node key", c.Name)
-		}
-		return true, nil
-	}); err != nil {
+	if err := k.freeNodeKey(ctx, a.NodeKey); err != nil {
 		return err
 	}
 	// Who names an operator that the network knows must know its key: the votes are

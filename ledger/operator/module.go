@@ -27,16 +27,28 @@ type Module struct {
 	keeper *Keeper
 }
 
-// NewModule wires the module.
-func NewModule(k *Keeper) Module {
+// RotationVersion is the protocol version from which on cities' keys can be rotated.
+const RotationVersion = 2
+
+// NewModule wires the module with the messages of a protocol version.
+func NewModule(k *Keeper, version uint64) Module {
 	return Module{record.Module{
 		ModuleName: StoreKey,
 		Interfaces: func(r cdctypes.InterfaceRegistry) {
+			if version >= RotationVersion {
+				r.RegisterImplementations((*sdk.Msg)(nil), &pb.MsgRotateKey{})
+				msgservice.RegisterMsgServiceDesc(r, &pb.Rotation_serviceDesc)
+			}
 			r.RegisterImplementations((*sdk.Msg)(nil), &pb.MsgAdmitCity{}, &pb.MsgActivateCity{}, &pb.MsgUpdateCity{},
 				&pb.MsgEvictCity{}, &pb.MsgEvictOperator{}, &pb.MsgReinstateOperator{}, &pb.MsgLeaveCity{}, &pb.MsgEndCity{})
 			msgservice.RegisterMsgServiceDesc(r, &pb.Msg_serviceDesc)
 		},
-		Services: func(c module.Configurator) { pb.RegisterMsgServer(c.MsgServer(), server{k}) },
+		Services: func(c module.Configurator) {
+			pb.RegisterMsgServer(c.MsgServer(), server{k})
+			if version >= RotationVersion {
+				pb.RegisterRotationServer(c.MsgServer(), server{k})
+			}
+		},
 	}, k}
 }
 

@@ -123,6 +123,22 @@ func (k *Keeper) Register(ctx context.Context, key []byte, w Writer) (address st
 	return address, k.writers.Set(ctx, address, w)
 }
 
+// Replace makes another key that of a writer with a single one, in place of the one
+// that the old address belongs to, which stops at once, and returns its address.
+func (k *Keeper) Replace(ctx context.Context, w Writer, old string, key, proof []byte) (address string, err error) {
+	if err := Proven(ctx, w, key, proof); err != nil {
+		return "", err
+	}
+	s, err := public(Offer{PublicKey: key})
+	if err != nil || s.Address == old {
+		return s.Address, err
+	}
+	if address, err = k.Register(ctx, key, w); err != nil {
+		return "", err
+	}
+	return address, k.writers.Remove(ctx, old)
+}
+
 // Lookup returns what an address may act as. Error: ErrStranger.
 func (k *Keeper) Lookup(ctx context.Context, address string) (Writer, error) {
 	w, err := k.writers.Get(ctx, address)
