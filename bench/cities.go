@@ -36,6 +36,7 @@ var cityStages = []cityStage{
 	{"4", scale(4)},
 	{"20", scale(20)},
 	{"50", scale(50)},
+	{"upgrade", upgradeCities},
 }
 
 func citiesBench(ctx context.Context, o options, r *report) error {
