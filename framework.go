@@ -119,6 +119,8 @@ type Method struct {
 	Filter int `yaml:"filter" json:"filter,omitempty"`
 	// Units is what a call costs, in compute units.
 	Units int `yaml:"units" json:"units"`
+	// Notify is what each notification of a subscription costs, in compute units.
+	Notify int `yaml:"notify" json:"notify,omitempty"`
 }
 
 // Methods is a framework's method table: data, not code.

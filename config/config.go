@@ -99,6 +99,7 @@ type Gateway struct {
 	MaxResponseBytes     int64         `yaml:"maxResponseBytes"`
 	MaxBatch             int           `yaml:"maxBatch"`
 	MaxSubscriptions     int           `yaml:"maxSubscriptions"`
+	MaxBackfill          int           `yaml:"maxBackfill"`
 	RequestsPerSecond    int           `yaml:"requestsPerSecond"`
 	AppRequestsPerSecond int           `yaml:"appRequestsPerSecond"`
 	MaxLag               int64         `yaml:"maxLag"`

@@ -221,8 +221,15 @@ type twoCities struct {
 
 func startTwoCities(t testing.TB, cfg Config) *twoCities {
 	t.Helper()
-	n := &twoCities{TB: t, ledger: newMemoryLedger(), paris: startAnvil(t), chongqing: startAnvil(t), shelf: shelf{}}
+	n := newTwoCities(t)
+	n.paris, n.chongqing = startAnvil(t), startAnvil(t)
 	n.framework = newLab(t, map[int]*anvil{1: n.paris, 2: n.chongqing})
+	n.serve(cfg)
+	return n
+}
+
+func newTwoCities(t testing.TB) *twoCities {
+	n := &twoCities{TB: t, ledger: newMemoryLedger(), shelf: shelf{}}
 	var key bsn.Key
 	n.secret, key = bsn.NewKey("paris")
 	n.project = bsn.Project{Account: "alice", Name: "main", Keys: []bsn.Key{key}, Limits: bsn.Limits{RequestsPerSecond: 100_000}}
@@ -232,15 +239,19 @@ func startTwoCities(t testing.TB, cfg Config) *twoCities {
 		Nodes: []bsn.ChainNode{{City: "chongqing", CityIndex: 2}, {City: "paris", CityIndex: 1}},
 	}
 	n.ledger.put(bsn.City{Name: "paris", Index: 1}, bsn.City{Name: "chongqing", Index: 2, Gateway: "http://chongqing.test"}, n.chain, n.project)
-	n.serve(cfg)
 	return n
 }
 
 // serve starts a gateway of paris and waits until it is ready.
 func (n *twoCities) serve(cfg Config) {
 	n.Helper()
+	n.serveWith(cfg, n.framework)
+}
+
+func (n *twoCities) serveWith(cfg Config, f bsn.Framework) {
+	n.Helper()
 	cfg.City = "paris"
-	g, err := New(cfg, n.ledger, map[string]bsn.Framework{"lab": n.framework}, n.shelf, quiet())
+	g, err := New(cfg, n.ledger, map[string]bsn.Framework{"lab": f}, n.shelf, quiet())
 	if err != nil {
 		n.Fatal(err)
 	}

@@ -4,79 +4,58 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coder/websocket"
 )
 
-// feedHeld is how many notifications are kept for a client that has not been
-// told its subscription's id yet.
-const feedHeld = 1024
-
-// feed is a WebSocket connection to a node, which serves the subscriptions of
-// one client's connection.
+// feed is a WebSocket connection to a node, with calls and subscriptions on it.
 type feed struct {
-	node   *node
-	conn   *websocket.Conn
-	client *socket
+	node *node
+	conn *websocket.Conn
+	// gone ends when the connection or the node's life does.
+	gone   context.Context
 	cancel context.CancelFunc
 
 	mu      sync.Mutex
-	last    uint64                   // id of the newest request
-	waiting map[uint64]chan reaction // requests without an answer yet
-	subs    map[string]*subscription // and filters, by the node's id for it, quotes included
+	last    uint64           // id of the newest request
+	waiting map[uint64]asked // requests without an answer yet
+	subs    map[string]heard // subscriptions and filters by the node's id for it, quotes included
 	closed  bool
 }
 
-// reaction is what a request on a feed brought.
-type reaction struct {
-	answer
-	opened *subscription
+// asked is a request that waits for its answer.
+type asked struct {
+	reply chan answer
+	on    heard
 }
 
-// subscription is a stream of notifications that a client asked for.
-type subscription struct {
-	mu      sync.Mutex
-	started bool
-	held    [][]byte // what came before the client knew the id
+// heard takes a notification: its whole text, and the result in it.
+type heard func(text, result []byte)
+
+var errNoSocket = errors.New("no node offers a WebSocket now")
+
+// feedClient opens the connections to nodes. It follows no redirect: a node does
+// not choose where the gateway calls.
+var feedClient = &http.Client{
+	Transport:     &http.Transport{DialContext: (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// start passes on what was held. From then on notifications go out at once.
-func (s *subscription) start(out *queue) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.started = true
-	for _, text := range s.held {
-		if err := out.push(text, false); err != nil {
-			return err
-		}
-	}
-	s.held = nil
-	return nil
-}
-
-// offer passes a notification on, or holds it.
-func (s *subscription) offer(text []byte, client *socket) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.started:
-		client.notify(text)
-	case len(s.held) < feedHeld:
-		s.held = append(s.held, text)
-	default:
-		client.end(websocket.StatusPolicyViolation, closeSlow)
-	}
-}
-
-// openFeed connects a client to the first node that offers a WebSocket.
-func openFeed(ctx context.Context, p *pool, client *socket) (*feed, error) {
+// openFeed connects to the first node of a chain that offers a WebSocket; to the
+// one to avoid only if there is no other. Limit is of a message, in bytes.
+func openFeed(ctx context.Context, p *pool, avoid *node, limit int64) (*feed, error) {
 	var room [8]*node
-	last := errors.New("no node offers a WebSocket now")
-	for _, n := range p.candidates(room[:0]) {
+	last := errNoSocket
+	nodes := slices.Clone(p.candidates(room[:0]))
+	slices.SortStableFunc(nodes, func(a, b *node) int { return btoi(a == avoid) - btoi(b == avoid) })
+	for _, n := range nodes {
 		if n.endpoint.WS == "" {
 			continue
 		}
@@ -84,39 +63,43 @@ func openFeed(ctx context.Context, p *pool, client *socket) (*feed, error) {
 		if !alive {
 			continue
 		}
-		conn, _, err := websocket.Dial(ctx, n.endpoint.WS, &websocket.DialOptions{
-			HTTPClient: &http.Client{Transport: n.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		})
-		if err != nil {
-			last = fmt.Errorf("connect to the node in %s: %w", n.city, err)
-			continue
+		f, err := dialFeed(ctx, life, n, limit)
+		if err == nil {
+			return f, nil
 		}
-		conn.SetReadLimit(client.g.cfg.MaxResponseBytes)
-		reading, cancel := context.WithCancel(life)
-		f := &feed{
-			node: n, conn: conn, client: client, cancel: cancel,
-			waiting: map[uint64]chan reaction{}, subs: map[string]*subscription{},
-		}
-		go f.run(reading)
-		return f, nil
+		last = fmt.Errorf("connect to the node in %s: %w", n.city, err)
 	}
 	return nil, last
 }
 
-// run reads from the node until the connection or the node's life ends, which
-// ends the client's connection too: it has to subscribe again.
-func (f *feed) run(ctx context.Context) {
+func dialFeed(ctx, life context.Context, n *node, limit int64) (*feed, error) {
+	ctx, cancel := context.WithTimeout(ctx, feedDial)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, n.endpoint.WS, &websocket.DialOptions{HTTPClient: feedClient})
+	if err != nil {
+		return nil, err
+	}
+	conn.SetReadLimit(limit)
+	f := &feed{node: n, conn: conn, waiting: map[uint64]asked{}, subs: map[string]heard{}}
+	f.gone, f.cancel = context.WithCancel(life)
+	go f.run()
+	return f, nil
+}
+
+// feedDial is how long a connection to a node may take.
+const feedDial = 5 * time.Second
+
+// run reads from the node until the connection or the node's life ends.
+func (f *feed) run() {
 	defer f.close()
 	for {
-		_, text, err := f.conn.Read(ctx)
+		_, text, err := f.conn.Read(f.gone)
 		if err != nil {
-			f.client.end(websocket.StatusServiceRestart, closeUpstream)
 			return
 		}
 		r, err := parseResponse(text)
 		switch {
 		case err != nil:
-			f.client.end(websocket.StatusServiceRestart, closeUpstream)
 			return
 		case r.method != nil:
 			f.notification(r, text)
@@ -127,21 +110,24 @@ func (f *feed) run(ctx context.Context) {
 }
 
 func (f *feed) notification(r response, text []byte) {
-	var id []byte
+	var id, result []byte
 	if len(r.params) > 0 && r.params[0] == '{' {
 		// The text has been scanned before, so that this walk cannot fail.
 		_, _ = scanObject(r.params, 0, maxAnswerDepth, func(name, value []byte) error {
-			if string(name) == `"subscription"` {
+			switch string(name) {
+			case `"subscription"`:
 				id = value
+			case `"result"`:
+				result = value
 			}
 			return nil
 		})
 	}
 	f.mu.Lock()
-	sub := f.subs[string(id)]
+	on := f.subs[string(id)]
 	f.mu.Unlock()
-	if sub != nil {
-		sub.offer(text, f.client)
+	if on != nil {
+		on(text, result)
 	}
 }
 
@@ -156,43 +142,49 @@ func (f *feed) response(r response) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	waiting, ok := f.waiting[id]
+	w, ok := f.waiting[id]
 	if !ok {
 		return
 	}
 	delete(f.waiting, id)
-	re := reaction{answer: a}
-	if a.failure == nil && len(a.result) > 0 && a.result[0] == '"' {
+	if w.on != nil && a.failure == nil && len(a.result) > 0 && a.result[0] == '"' {
 		// Entered here, before the next message of the node is looked at.
-		re.opened = &subscription{}
-		f.subs[string(a.result)] = re.opened
+		f.subs[string(a.result)] = w.on
 	}
-	waiting <- re
+	w.reply <- a
 }
 
-// call asks the node to begin or end a subscription.
-func (f *feed) call(ctx context.Context, m message) (opened *subscription, a answer, err error) {
-	reply := make(chan reaction, 1)
+// call asks the node. If the answer is a subscription's or a filter's id, what the
+// node notifies of it goes to on.
+func (f *feed) call(ctx context.Context, method string, params []byte, on heard) (answer, error) {
+	reply := make(chan answer, 1)
 	f.mu.Lock()
 	if f.closed {
 		f.mu.Unlock()
-		return nil, a, errClosed
+		return answer{}, errClosed
 	}
 	f.last++
 	id := f.last
-	f.waiting[id] = reply
+	f.waiting[id] = asked{reply, on}
 	f.mu.Unlock()
-	if err := f.conn.Write(ctx, websocket.MessageText, appendRequest(nil, id, m.method, m.params)); err != nil {
-		return nil, a, err
+	defer func() {
+		f.mu.Lock()
+		delete(f.waiting, id)
+		f.mu.Unlock()
+	}()
+	if err := f.conn.Write(ctx, websocket.MessageText, appendRequest(nil, id, method, params)); err != nil {
+		return answer{}, err
 	}
 	select {
-	case r := <-reply:
-		if ends(m.method) && string(r.result) == "true" {
-			f.drop(m.params)
+	case a := <-reply:
+		if ends(method) && string(a.result) == "true" {
+			f.drop(params)
 		}
-		return r.opened, r.answer, nil
+		return a, nil
+	case <-f.gone.Done():
+		return answer{}, errClosed
 	case <-ctx.Done():
-		return nil, a, ctx.Err()
+		return answer{}, ctx.Err()
 	}
 }
 

@@ -62,6 +62,9 @@ type Config struct {
 	MaxBatch int `yaml:"maxBatch"`
 	// MaxSubscriptions is the most subscriptions of one WebSocket; default 100.
 	MaxSubscriptions int `yaml:"maxSubscriptions"`
+	// MaxBackfill is how many blocks a subscription is back-filled with at most;
+	// default 1024.
+	MaxBackfill int `yaml:"maxBackfill"`
 	// RequestsPerSecond is what a project may call, averaged over ten seconds,
 	// unless its record says otherwise; default 50.
 	RequestsPerSecond int `yaml:"requestsPerSecond"`
@@ -102,6 +105,7 @@ func (c *Config) complete() error {
 	orDefault(&c.MaxResponseBytes, 32<<20)
 	orDefault(&c.MaxBatch, 100)
 	orDefault(&c.MaxSubscriptions, 100)
+	orDefault(&c.MaxBackfill, 1024)
 	orDefault(&c.RequestsPerSecond, 50)
 	orDefault(&c.AppRequestsPerSecond, 500)
 	orDefault(&c.MaxLag, 4)
@@ -117,7 +121,7 @@ func (c *Config) complete() error {
 	}
 	for name, n := range map[string]int64{
 		"maxRequestBytes": c.MaxRequestBytes, "maxResponseBytes": c.MaxResponseBytes, "maxBatch": int64(c.MaxBatch),
-		"maxSubscriptions": int64(c.MaxSubscriptions), "requestsPerSecond": int64(c.RequestsPerSecond),
+		"maxSubscriptions": int64(c.MaxSubscriptions), "maxBackfill": int64(c.MaxBackfill), "requestsPerSecond": int64(c.RequestsPerSecond),
 		"appRequestsPerSecond": int64(c.AppRequestsPerSecond), "maxLag": c.MaxLag, "readTimeout": int64(c.ReadTimeout),
 		"writeTimeout": int64(c.WriteTimeout), "idleTimeout": int64(c.IdleTimeout),
 		"upstreamTimeout": int64(c.UpstreamTimeout), "drainTimeout": int64(c.DrainTimeout),
@@ -160,6 +164,7 @@ type Gateway struct {
 	replace  context.CancelFunc
 	open     sync.WaitGroup
 	sockets  sync.Map // the same, as keys: *socket
+	tails    tails    // what they subscribe to
 
 	// heard ends when the ledger has not been heard of for too long.
 	aloneMu sync.Mutex
@@ -194,6 +199,9 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	g.draining, g.drain = context.WithCancel(context.Background())
 	g.replaced, g.replace = context.WithCancel(context.Background())
 	g.heard, g.unhear = context.WithCancel(context.Background())
+	g.tails.open = map[tailKey]*tail{}
+	context.AfterFunc(g.draining, g.lookAll)
+	context.AfterFunc(g.replaced, g.lookAll)
 	g.meter.watch(g)
 	g.handler = g.routes()
 	return g, nil
@@ -367,6 +375,7 @@ func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 	f := &follower{ledger: g.ledger, directory: g.directory, chains: update, log: g.log}
 	parts.Go(func() { f.run(ctx) })
 	parts.Go(func() { g.watchAlone(ctx) })
+	parts.Go(func() { g.tend(ctx) })
 	parts.Go(func() { g.watchLeaving(ctx) })
 	if g.cfg.State != "" {
 		parts.Go(func() { keepState(ctx, g.directory, g.cfg.State, g.log) })

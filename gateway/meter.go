@@ -48,6 +48,7 @@ type meter struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	sockets  prometheus.Gauge
+	notices  *prometheus.CounterVec
 	refused  *prometheus.CounterVec
 
 	mu    sync.Mutex
@@ -67,12 +68,15 @@ func newMeter() *meter {
 		sockets: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bsn_gateway_websockets", Help: "Open WebSocket connections of clients.",
 		}),
+		notices: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "bsn_gateway_notifications_total", Help: "Notifications of subscriptions sent to clients.",
+		}, []string{"chain"}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bsn_gateway_key_refusals_total", Help: "Requests without a key that is good here, by reason.",
 		}, []string{"reason"}),
 		usage: map[usageKey]*usage{},
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.sockets, m.refused,
+	m.registry.MustRegister(m.requests, m.seconds, m.sockets, m.notices, m.refused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

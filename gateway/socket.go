@@ -3,24 +3,27 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/gobwas/ws"
 )
 
 const (
 	// socketCalls is how many calls of one connection run at once; while so many
 	// do, no more is read from it.
 	socketCalls = 32
-	// socketQueue is how many bytes wait for a slow reader. Answers beyond it
-	// wait with their call; a notification beyond it ends the connection.
-	socketQueue = 8 << 20
 
 	socketWrite = 20 * time.Second // for one message to go out
-	socketPing  = 30 * time.Second // between two looks whether the client is there
+	socketClose = 5 * time.Second  // for both sides to take leave
+	socketPing  = 30 * time.Second // of silence, after which a client is asked whether it is there
+	socketTick  = time.Second      // between two looks at all connections
 )
 
 // Reasons for which the gateway closes a WebSocket.
@@ -34,89 +37,143 @@ const (
 	closeUpstream = "node was lost: connect and subscribe again"
 )
 
-// socket is one client's WebSocket connection.
+// socket is one client's WebSocket connection. While nothing happens on it, it is
+// one goroutine that reads.
 type socket struct {
 	g      *Gateway
-	conn   *websocket.Conn
+	conn   net.Conn
+	in     frames
+	out    queue
 	caller caller
 	chain  string
-	out    *queue
 	slots  chan struct{}
 
-	ending sync.Once
-	cancel context.CancelFunc
+	ctx      context.Context
+	cancel   context.CancelFunc
+	ending   sync.Once
+	retiring sync.Once
+	pinged   atomic.Bool // since the client last sent anything
 
-	mu   sync.Mutex
-	feed *feed // the connection to a node; nil until the first subscription
+	subscribing sync.Mutex
+
+	mu     sync.Mutex
+	over   bool
+	subs   map[string]*subscription // by id, quotes included
+	opened chan struct{}            // ends when the newest of them is level
+	feed   *feed                    // the connection to a node of its own; nil unless it is needed
 }
 
 // serveSocket upgrades to a WebSocket, on which each message goes the same way
 // as one over HTTP. Any origin may connect: unlike a cookie, the key that makes
 // the request good is nothing that a browser would add by itself.
+//
+// It needs no more of w than that it can be hijacked, and returns at once: the
+// connection goes on by itself, and holds nothing of the request.
 func (g *Gateway) serveSocket(w http.ResponseWriter, r *http.Request) {
 	c, p, bad, ok := g.admit(r)
 	if !ok {
 		g.reply(w, nil, bad)
 		return
 	}
-	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+	conn, reader, err := upgrade(w, r)
 	if err != nil {
-		return // Accept has answered
+		return // upgrade has answered
 	}
-	conn.SetReadLimit(g.cfg.MaxRequestBytes)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
-	s := &socket{
-		g: g, conn: conn, caller: c, chain: p.chain.Name, cancel: cancel,
-		out: newQueue(socketQueue), slots: make(chan struct{}, socketCalls),
-	}
+	s := &socket{g: g, conn: conn, caller: c, chain: p.chain.Name, slots: make(chan struct{}, socketCalls)}
+	s.in.r, s.in.limit = reader, g.cfg.MaxRequestBytes
+	s.in.heard.Store(time.Now().UnixNano())
+	s.out.init(socketQueue)
+	s.ctx, s.cancel = context.WithCancel(context.Background())
 	g.open.Add(1)
 	g.sockets.Store(s, nil)
-	defer g.sockets.Delete(s)
 	g.meter.sockets.Inc()
-	defer g.open.Done()
-	defer g.meter.sockets.Dec()
-	stop := context.AfterFunc(g.draining, func() { s.end(websocket.StatusGoingAway, closeDraining) })
-	defer stop()
-	replaced := context.AfterFunc(g.replaced, func() { s.retire(ctx) })
-	defer replaced()
-	unheard := context.AfterFunc(g.hearing(), func() { s.end(websocket.StatusTryAgainLater, closeAlone) })
-	defer unheard()
-	s.run(ctx)
+	g.look(s)
+	go s.run()
 }
 
 // run serves the connection until it ends.
-func (s *socket) run(ctx context.Context) {
-	var parts sync.WaitGroup
-	parts.Go(func() { s.writeAll(ctx) })
-	parts.Go(func() { s.ping(ctx) })
+func (s *socket) run() {
+	defer s.g.open.Done()
+	defer s.g.meter.sockets.Dec()
+	defer s.g.sockets.Delete(s)
+	var calls sync.WaitGroup
 	for {
-		_, text, err := s.conn.Read(ctx)
+		text, err := s.in.next(s.control)
 		if err != nil {
+			s.leaveFor(err)
 			break
 		}
 		s.slots <- struct{}{}
-		parts.Go(func() {
+		calls.Go(func() {
 			defer func() { <-s.slots }()
-			s.handle(ctx, text)
+			s.handle(text)
 		})
 	}
-	s.end(websocket.StatusNormalClosure, "")
-	s.cancel()
+	s.out.settle() // the frame that closes
 	s.out.close()
+	s.cancel()
+	s.conn.Close()
 	s.mu.Lock()
-	if s.feed != nil {
-		s.feed.close()
-	}
+	s.over = true
+	subs, feed := s.subs, s.feed
+	s.subs = nil
 	s.mu.Unlock()
-	parts.Wait()
+	for _, sub := range subs {
+		sub.drop()
+	}
+	if feed != nil {
+		feed.close()
+	}
+	calls.Wait()
+}
+
+// control takes in a frame that is no message.
+func (s *socket) control(op ws.OpCode, payload []byte) error {
+	switch op {
+	case ws.OpPing:
+		return s.push(outgoing{op: ws.OpPong, text: payload}, true)
+	case ws.OpClose:
+		code, _ := ws.ParseCloseFrameData(payload)
+		if code == 0 || ws.CheckCloseFrameData(code, "") != nil {
+			code = ws.StatusNormalClosure
+		}
+		s.end(websocket.StatusCode(code), "")
+		return errLeft
+	}
+	return nil
+}
+
+// leaveFor ends the connection, because nothing more can be read.
+func (s *socket) leaveFor(err error) {
+	var c *closing
+	if errors.As(err, &c) {
+		s.end(c.code, c.reason)
+		// What the client still sends has to be taken, or else the kernel resets the
+		// connection and the reason is lost. The end has set a deadline.
+		_, _ = io.Copy(io.Discard, s.in.r)
+		return
+	}
+	s.end(websocket.StatusNormalClosure, "")
+}
+
+// end closes the connection, once, with a reason that the client sees. What waits
+// is dropped. The client is given a moment to take leave; then the reading ends,
+// and with it everything.
+func (s *socket) end(code websocket.StatusCode, reason string) {
+	s.ending.Do(func() {
+		if s.out.finish(code, reason) {
+			go s.writeAll()
+		}
+		_ = s.conn.SetDeadline(time.Now().Add(socketClose)) // it fails if the connection is gone
+	})
 }
 
 // retire lets the calls that were sent finish, and then has the client connect anew.
-func (s *socket) retire(ctx context.Context) {
+func (s *socket) retire() {
 	for range socketCalls {
 		select {
 		case s.slots <- struct{}{}:
-		case <-ctx.Done():
+		case <-s.ctx.Done():
 			return
 		}
 	}
@@ -124,19 +181,8 @@ func (s *socket) retire(ctx context.Context) {
 	s.end(websocket.StatusServiceRestart, closeReplaced)
 }
 
-// end closes the connection, once, with a reason that the client sees. The
-// reading then fails, and with it everything ends.
-func (s *socket) end(code websocket.StatusCode, reason string) {
-	s.ending.Do(func() {
-		go func() {
-			_ = s.conn.Close(code, reason) // the client may be gone
-			s.cancel()
-		}()
-	})
-}
-
 // handle answers one message.
-func (s *socket) handle(ctx context.Context, text []byte) {
+func (s *socket) handle(text []byte) {
 	defer func() {
 		// As in an HTTP handler, one bad call must not end all others.
 		if r := recover(); r != nil {
@@ -144,20 +190,26 @@ func (s *socket) handle(ctx context.Context, text []byte) {
 			s.end(websocket.StatusInternalError, "internal error")
 		}
 	}()
-	var opened []*subscription
-	reply := s.answer(ctx, text, &opened)
-	if reply != nil && s.out.push(reply, true) != nil {
+	var opened []opening
+	reply := s.answer(s.ctx, text, &opened)
+	if reply != nil && s.push(outgoing{op: ws.OpText, text: reply}, true) != nil {
 		return
 	}
 	// Only now does the client know the subscription's id.
-	for _, sub := range opened {
-		if sub.start(s.out) != nil {
-			s.end(websocket.StatusPolicyViolation, closeSlow)
+	for _, begin := range opened {
+		if err := begin(s.ctx); err != nil && s.ctx.Err() == nil {
+			s.end(websocket.StatusServiceRestart, closeReason(err))
 		}
 	}
 }
 
-func (s *socket) answer(ctx context.Context, text []byte, opened *[]*subscription) []byte {
+// closeReason is an error as a close frame holds it, which has room for 123 bytes.
+func closeReason(err error) string {
+	text := "subscription cannot go on: " + err.Error()
+	return text[:min(len(text), 120)]
+}
+
+func (s *socket) answer(ctx context.Context, text []byte, opened *[]opening) []byte {
 	// The key and the chain are looked up anew for each message, so that what the
 	// ledger changed holds for connections that are already open.
 	c, ok := s.g.recheck(s.caller)
@@ -185,32 +237,6 @@ func (s *socket) answer(ctx context.Context, text []byte, opened *[]*subscriptio
 	return appendReply(nil, m.id, a)
 }
 
-// subscribe takes the calls of class subscribe to the connection's node.
-func (s *socket) subscribe(ctx context.Context, p *pool, m message, opened *[]*subscription) answer {
-	s.mu.Lock()
-	defer s.mu.Unlock() // one at a time, so that the limit holds
-	ctx, cancel := context.WithTimeout(ctx, s.g.cfg.UpstreamTimeout)
-	defer cancel()
-	if s.feed == nil {
-		f, err := openFeed(ctx, p, s)
-		if err != nil {
-			return unavailable(ctx, p.chain, err)
-		}
-		s.feed = f
-	}
-	if begins(m.method) && s.feed.count() >= s.g.cfg.MaxSubscriptions {
-		return refuse(outcomeLimited, codeLimit, "connection has %d subscriptions and filters, which is the most", s.g.cfg.MaxSubscriptions)
-	}
-	sub, a, err := s.feed.call(ctx, m)
-	if err != nil {
-		return unavailable(ctx, p.chain, err)
-	}
-	if sub != nil {
-		*opened = append(*opened, sub)
-	}
-	return a
-}
-
 // refusal is why the caller is not let in any more.
 func (s *socket) refusal() string {
 	if s.caller.signer != "" {
@@ -219,138 +245,102 @@ func (s *socket) refusal() string {
 	return closeKey
 }
 
-func (s *socket) good() bool {
-	_, ok := s.g.recheck(s.caller)
-	return ok
+// push queues a message, and starts the writer if there is none.
+func (s *socket) push(o outgoing, wait bool) error {
+	start, err := s.out.push(o, wait)
+	if start {
+		go s.writeAll()
+	}
+	return err
 }
 
-// notify passes a notification of a node to the client.
-func (s *socket) notify(text []byte) {
-	switch {
-	case !s.good():
+// pass queues a notification, whose bytes others may have too.
+func (s *socket) pass(sub *subscription, text []byte, wait bool) error {
+	return s.push(outgoing{op: ws.OpText, text: text, sub: sub}, wait)
+}
+
+// notify passes a notification to a client that keeps up, and lets go of one that
+// does not, or may not any more.
+func (s *socket) notify(sub *subscription, text []byte) {
+	if _, ok := s.g.recheck(s.caller); !ok {
 		s.end(websocket.StatusPolicyViolation, s.refusal())
-	case errors.Is(s.out.push(text, false), errSlow):
+		return
+	}
+	if errors.Is(s.pass(sub, text, false), errSlow) {
 		s.end(websocket.StatusPolicyViolation, closeSlow)
 	}
 }
 
-// writeAll writes what is queued until the connection ends.
-func (s *socket) writeAll(ctx context.Context) {
+// writeBuffers hold what is written at once.
+var writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 2*writeChunk); return &b }}
+
+// writeAll writes what waits, and ends when nothing does.
+func (s *socket) writeAll() {
+	buffer := writeBuffers.Get().(*[]byte)
+	defer writeBuffers.Put(buffer)
 	for {
-		text, ok := s.out.pop()
+		text, large, last, ok := s.out.take((*buffer)[:0])
 		if !ok {
 			return
 		}
-		writing, cancel := context.WithTimeout(ctx, socketWrite)
-		err := s.conn.Write(writing, websocket.MessageText, text)
-		cancel()
+		allowed := socketWrite
+		if last {
+			allowed = socketClose
+		}
+		_ = s.conn.SetWriteDeadline(time.Now().Add(allowed)) // what follows fails too, then
+		_, err := s.conn.Write(text)
+		if err == nil && large != nil {
+			_, err = s.conn.Write(large)
+		}
 		if err != nil {
-			s.end(websocket.StatusPolicyViolation, closeSlow)
-			s.cancel()
+			s.out.close()
+			s.conn.Close()
 			return
 		}
 	}
 }
 
-// ping notices clients that went away without a word.
-func (s *socket) ping(ctx context.Context) {
-	tick := time.NewTicker(socketPing)
+// tend looks after all connections until ctx ends: whether the clients are there,
+// and whether they may be.
+func (g *Gateway) tend(ctx context.Context) {
+	tick := time.NewTicker(socketTick)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			g.lookAll()
 		}
+	}
+}
+
+func (g *Gateway) lookAll() {
+	g.sockets.Range(func(s, _ any) bool { g.look(s.(*socket)); return true })
+}
+
+// look is one look at one connection.
+func (g *Gateway) look(s *socket) {
+	if g.replaced.Err() != nil {
+		s.retiring.Do(func() { go s.retire() })
+	}
+	silent := time.Since(time.Unix(0, s.in.heard.Load()))
+	_, good := g.recheck(s.caller)
+	switch {
+	case g.draining.Err() != nil:
+		s.end(websocket.StatusGoingAway, closeDraining)
+	case g.hearing().Err() != nil:
+		s.end(websocket.StatusTryAgainLater, closeAlone)
+	case !good:
+		s.end(websocket.StatusPolicyViolation, s.refusal())
+	case silent > socketPing+g.cfg.UpstreamTimeout+socketWrite:
 		// While all slots are taken nothing is read, the pong neither.
-		waiting, cancel := context.WithTimeout(ctx, s.g.cfg.UpstreamTimeout+socketWrite)
-		err := s.conn.Ping(waiting)
-		cancel()
-		if err != nil {
-			s.cancel()
-			return
+		s.conn.Close()
+	case silent > socketPing:
+		if !s.pinged.Swap(true) {
+			_ = s.push(outgoing{op: ws.OpPing}, false)
 		}
+	default:
+		s.pinged.Store(false)
 	}
-}
-
-var (
-	errSlow   = errors.New("reader is too slow")
-	errClosed = errors.New("connection has ended")
-)
-
-// queue holds messages that wait to be written, up to a number of bytes. A
-// message larger than that passes when it is alone.
-type queue struct {
-	limit int
-
-	mu     sync.Mutex
-	change sync.Cond
-	items  [][]byte
-	bytes  int
-	closed bool
-}
-
-func newQueue(limit int) *queue {
-	q := &queue{limit: limit}
-	q.change.L = &q.mu
-	return q
-}
-
-// itemCost is added to a message's length, so that small ones are bounded too.
-const itemCost = 64
-
-// push adds a message. If there is no room it waits, or returns errSlow.
-func (q *queue) push(text []byte, wait bool) error {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	cost := len(text) + itemCost
-	for !q.closed && q.bytes > 0 && q.bytes+cost > q.limit {
-		if !wait {
-			return errSlow
-		}
-		q.change.Wait()
-	}
-	if q.closed {
-		return errClosed
-	}
-	q.items = append(q.items, text)
-	q.bytes += cost
-	q.change.Broadcast()
-	return nil
-}
-
-// pop removes the oldest message and waits for one if there is none. Not ok
-// means that the queue was closed.
-func (q *queue) pop() (text []byte, ok bool) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for !q.closed && len(q.items) == 0 {
-		q.change.Wait()
-	}
-	if q.closed {
-		return nil, false
-	}
-	text = q.items[0]
-	q.items[0] = nil
-	q.items = q.items[1:]
-	q.bytes -= len(text) + itemCost
-	q.change.Broadcast()
-	return text, true
-}
-
-// settle waits until nothing is left in the queue.
-func (q *queue) settle() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for !q.closed && len(q.items) > 0 {
-		q.change.Wait()
-	}
-}
-
-func (q *queue) close() {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.closed = true
-	q.items = nil
-	q.change.Broadcast()
 }

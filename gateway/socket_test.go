@@ -1,13 +1,17 @@
 package gateway
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/gobwas/ws"
 )
 
 // client is a WebSocket to the gateway.
@@ -114,10 +118,14 @@ func TestSocket(t *testing.T) {
 	}
 }
 
-func TestSocketUpstreamLost(t *testing.T) {
+// A filter is kept by one node, and the connection ends with it.
+func TestSocketFilterLost(t *testing.T) {
 	n := startTwoCities(t, Config{})
 	c := n.connect()
-	c.subscribe()
+	c.write(`{"jsonrpc":"2.0","id":1,"method":"eth_newBlockFilter"}`)
+	if got := c.read(); !strings.Contains(got, `"result":"0x`) {
+		t.Fatal(got)
+	}
 	n.paris.kill()
 	if code := c.closed(); code != websocket.StatusServiceRestart {
 		t.Errorf("closed with %v", code)
@@ -128,6 +136,100 @@ func TestSocketUpstreamLost(t *testing.T) {
 	if got := c.read(); !strings.Contains(got, id) {
 		t.Errorf("notification: %s", got)
 	}
+	c.write(`{"jsonrpc":"2.0","id":2,"method":"eth_unsubscribe","params":["0x1"]}`)
+	if got := c.read(); !strings.Contains(got, "subscription not found") {
+		t.Errorf("unknown subscription: %s", got)
+	}
+}
+
+// emitter is the code of a contract that writes an empty log when it is called.
+const emitter = "0x60006000a0"
+
+// Logs and reorganisations of a real node.
+func TestSocketReorganised(t *testing.T) {
+	n := startTwoCities(t, Config{})
+	n.chongqing.kill()
+	n.paris.call("anvil_setCode", `["0x00000000000000000000000000000000000000ee","`+emitter+`"]`)
+	n.paris.call("anvil_mine", `["0x3"]`)
+	l := n.listen()
+	logs := l.on(`["logs",{"address":"0x00000000000000000000000000000000000000ee"}]`)
+	heads := l.on(`["newHeads"]`)
+	account := strings.SplitN(n.paris.call("eth_accounts", `[]`), `"`, 3)[1]
+	for range 2 {
+		n.paris.call("eth_sendTransaction", `[{"from":"`+account+`","to":"0x00000000000000000000000000000000000000ee","gas":"0x30000"}]`)
+	}
+	l.until(4)
+	had := l.names(logs)
+	n.paris.call("anvil_reorg", `[2,[]]`)
+	n.paris.call("anvil_mine", `["0x1"]`)
+	for len(l.names(logs)) < 4 || !strings.HasPrefix(l.events[len(l.events)-1].name, "0x6 ") {
+		l.until(len(l.events) + 1)
+	}
+	same(t, "logs", l.names(logs), append(had, "-"+had[1], "-"+had[0]))
+	var numbers []string
+	for _, name := range l.names(heads) {
+		number, _, _ := strings.Cut(name, " ")
+		numbers = append(numbers, number)
+	}
+	same(t, "heads", numbers, []string{"0x4", "0x5", "0x4", "0x5", "0x6"})
+}
+
+// A message may come in parts, with control frames between them; what the protocol
+// forbids ends the connection with the proper code.
+func TestFrames(t *testing.T) {
+	frame := func(op ws.OpCode, fin bool, text string) []byte {
+		return ws.MustCompileFrame(ws.MaskFrameInPlaceWith(ws.NewFrame(op, fin, []byte(text)), [4]byte{1, 2, 3, 4}))
+	}
+	unmasked := ws.MustCompileFrame(ws.NewTextFrame([]byte("x")))
+	join := func(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
+	for _, c := range []struct {
+		name     string
+		text     []byte
+		want     string
+		code     websocket.StatusCode
+		controls string
+	}{
+		{"whole", frame(ws.OpText, true, "abc"), "abc", 0, ""},
+		{"empty", frame(ws.OpText, true, ""), "", 0, ""},
+		{
+			"in parts", join(frame(ws.OpText, false, "ab"), frame(ws.OpPing, true, "?"), frame(ws.OpContinuation, false, ""), frame(ws.OpContinuation, true, "cd")),
+			"abcd", 0, "?",
+		},
+		{"cut in a letter", join(frame(ws.OpText, false, "\xc3"), frame(ws.OpContinuation, true, "\xa9")), "é", 0, ""},
+		{"not masked", unmasked, "", websocket.StatusProtocolError, ""},
+		{"continues nothing", frame(ws.OpContinuation, true, "x"), "", websocket.StatusProtocolError, ""},
+		{"two at once", join(frame(ws.OpText, false, "x"), frame(ws.OpText, true, "x")), "", websocket.StatusProtocolError, ""},
+		{"ping in parts", frame(ws.OpPing, false, "x"), "", websocket.StatusProtocolError, ""},
+		{"no text", frame(ws.OpText, true, "\xff"), "", websocket.StatusInvalidFramePayloadData, ""},
+		{"too large", frame(ws.OpText, true, strings.Repeat("x", 101)), "", websocket.StatusMessageTooBig, ""},
+		{"too large in parts", join(frame(ws.OpText, false, strings.Repeat("x", 60)), frame(ws.OpContinuation, true, strings.Repeat("x", 60))), "", websocket.StatusMessageTooBig, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := frames{r: bufio.NewReader(bytes.NewReader(c.text)), limit: 100}
+			var controls string
+			got, err := f.next(func(_ ws.OpCode, payload []byte) error { controls += string(payload); return nil })
+			var bad *closing
+			if errors.As(err, &bad) != (c.code != 0) || bad != nil && bad.code != c.code || string(got) != c.want || controls != c.controls {
+				t.Errorf("%q, %q, %v", got, controls, err)
+			}
+		})
+	}
+}
+
+func FuzzFrames(f *testing.F) {
+	f.Add(ws.MustCompileFrame(ws.MaskFrameInPlaceWith(ws.NewTextFrame([]byte("abc")), [4]byte{1, 2, 3, 4})))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		in := frames{r: bufio.NewReader(bytes.NewReader(text)), limit: 1000}
+		for {
+			m, err := in.next(func(ws.OpCode, []byte) error { return nil })
+			if err != nil {
+				return
+			}
+			if len(m) > 1000 {
+				t.Fatalf("message of %d bytes", len(m))
+			}
+		}
+	})
 }
 
 func TestSocketKeyRevoked(t *testing.T) {
@@ -150,36 +252,53 @@ func TestSocketKeyRevoked(t *testing.T) {
 	}
 }
 
+// What goes out is what was put in, in frames, and notifications with their id.
 func TestQueue(t *testing.T) {
-	q := newQueue(3 * (10 + itemCost))
-	item := make([]byte, 10)
-	for range 3 {
-		if err := q.push(item, false); err != nil {
-			t.Fatal(err)
+	var q queue
+	q.init(3 * (10 + itemCost))
+	item := outgoing{op: ws.OpText, text: make([]byte, 10)}
+	for i := range 3 {
+		if start, err := q.push(item, false); err != nil || start != (i == 0) {
+			t.Fatal(start, err)
 		}
 	}
-	if err := q.push(item, false); err != errSlow {
+	if _, err := q.push(item, false); err != errSlow {
 		t.Errorf("fourth: %v", err)
 	}
 	waited := make(chan error, 1)
-	go func() { waited <- q.push(item, true) }()
-	for range 4 {
-		if _, ok := q.pop(); !ok {
-			t.Fatal("closed")
-		}
+	wait := func() { _, err := q.push(item, true); waited <- err }
+	go wait()
+	if text, _, _, ok := q.take(nil); !ok || len(text) < 3*12 {
+		t.Fatal("closed")
 	}
 	if err := <-waited; err != nil {
 		t.Error(err)
 	}
-	if err := q.push(make([]byte, 1000), false); err != nil {
-		t.Errorf("a large message alone: %v", err)
+	q.take(nil)
+	if _, _, _, ok := q.take(nil); ok {
+		t.Error("an empty queue gives messages")
 	}
-	go func() { waited <- q.push(item, true) }()
-	q.close()
+	large := outgoing{op: ws.OpText, text: make([]byte, 100_000), sub: &subscription{prefix: []byte("ab")}}
+	if start, err := q.push(large, false); err != nil || !start {
+		t.Errorf("a large message alone: %v %v", start, err)
+	}
+	text, rest, last, ok := q.take(nil)
+	if h, err := ws.ReadHeader(bytes.NewReader(text)); err != nil || h.Length != 100_002 || len(rest) != 100_000 || !strings.HasSuffix(string(text), "ab") || last || !ok {
+		t.Errorf("large message: %+v %v %d", h, err, len(rest))
+	}
+	if _, err := q.push(large, false); err != nil {
+		t.Error(err)
+	}
+	go wait()
+	q.finish(websocket.StatusGoingAway, "bye")
 	if err := <-waited; err != errClosed {
-		t.Errorf("after closing: %v", err)
+		t.Errorf("after the end: %v", err)
 	}
-	if _, ok := q.pop(); ok {
+	if text, _, last, ok := q.take(nil); string(text) != "\x88\x05\x03\xe9bye" || !last || !ok {
+		t.Errorf("last frame: %q", text)
+	}
+	q.close()
+	if _, _, _, ok := q.take(nil); ok {
 		t.Error("a closed queue gives messages")
 	}
 }

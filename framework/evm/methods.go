@@ -63,6 +63,8 @@ func checkMethod(name string, m bsn.Method) error {
 		return errors.New("block and filter are positions of parameters, from 1")
 	case m.Units < 1:
 		return errors.New("units: a call costs at least 1")
+	case m.Notify < 0 || m.Notify > 0 && m.Class != bsn.MethodSubscribe:
+		return errors.New("notify: what a notification of a subscription costs")
 	}
 	return nil
 }
