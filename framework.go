@@ -90,8 +90,11 @@ type Health struct {
 
 // Transaction is what a gateway's policy needs to know of a raw transaction.
 type Transaction struct {
-	Hash    string `json:"hash"`
-	From    string `json:"from"` // 0x, lower case
+	Hash string `json:"hash"`
+	From string `json:"from"` // 0x, lower case
+	// To is whom it is sent to, in the same form; empty if it is sent to nobody, as
+	// what creates a contract is, or if that cannot be told.
+	To      string `json:"to,omitempty"`
 	Creates bool   `json:"creates"`
 	// Raw is the signed transaction as the node takes it.
 	Raw []byte `json:"-"`
@@ -117,6 +120,10 @@ type Method struct {
 	Block int `yaml:"block" json:"block,omitempty"`
 	// Filter is the position of a log filter, whose fromBlock and toBlock name blocks.
 	Filter int `yaml:"filter" json:"filter,omitempty"`
+	// Contract is the position of the parameter that names the contract that is asked:
+	// an address, a call's object with the member to or, where it is also Filter's
+	// position, a log filter with the member address; 0 for none.
+	Contract int `yaml:"contract" json:"contract,omitempty"`
 	// Units is what a call costs, in compute units.
 	Units int `yaml:"units" json:"units"`
 	// Notify is what each notification of a subscription costs, in compute units.

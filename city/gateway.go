@@ -58,7 +58,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json", Handover: "handover.sock",
 			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, MaxBatch: g.MaxBatch,
 			MaxSubscriptions: g.MaxSubscriptions, MaxBackfill: g.MaxBackfill, RequestsPerSecond: g.RequestsPerSecond,
-			AppRequestsPerSecond: g.AppRequestsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,
+			AppRequestsPerSecond: g.AppRequestsPerSecond, UnitsPerSecond: g.UnitsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,
 			Alone: gateway.Alone{Reads: g.Alone.Reads, Writes: g.Alone.Writes},
 		},
 	}

@@ -102,6 +102,7 @@ type Gateway struct {
 	MaxBackfill          int           `yaml:"maxBackfill"`
 	RequestsPerSecond    int           `yaml:"requestsPerSecond"`
 	AppRequestsPerSecond int           `yaml:"appRequestsPerSecond"`
+	UnitsPerSecond       int           `yaml:"unitsPerSecond"`
 	MaxLag               int64         `yaml:"maxLag"`
 	UpstreamTimeout      time.Duration `yaml:"upstreamTimeout"`
 	Alone                Alone         `yaml:"alone"`

@@ -139,6 +139,12 @@ type appError struct {
 	status int
 	text   string
 	wait   time.Duration // for Retry-After
+	limit  string        // the kind of limit or restriction that was met, if one was
+}
+
+// failOf is an answer that is an error, as an /app address gives it.
+func failOf(a answer) *appError {
+	return &appError{a.status, errorText(a.failure), a.retryAfter, a.limit}
 }
 
 func (e *appError) Error() string { return e.text }
@@ -153,7 +159,7 @@ func (g *Gateway) findApp(r *http.Request) (t target, err error) {
 		return t, failApp(http.StatusServiceUnavailable, "gateway has not read the ledger yet: try again in a moment")
 	}
 	if text, refused := g.unheard(bsn.MethodRead); refused {
-		return t, &appError{http.StatusServiceUnavailable, text, aloneRetry}
+		return t, &appError{status: http.StatusServiceUnavailable, text: text, wait: aloneRetry}
 	}
 	name, number, err := appName(r)
 	if err != nil {
@@ -170,7 +176,7 @@ func (g *Gateway) findApp(r *http.Request) (t target, err error) {
 	}
 	var bad answer
 	if t.pool, bad, ok = g.route(t.version.Chain); !ok {
-		return t, failApp(bad.status, "%s", errorText(bad.failure))
+		return t, failOf(bad)
 	}
 	if t.pkg, err = g.packages.get(r.Context(), t.pool.framework, t.version.Artifact); err != nil {
 		g.log.Warn("app's package is not at hand", "app", t.id, "version", t.version.Number, "error", err)
@@ -231,9 +237,8 @@ func errorText(failure []byte) string {
 // serveDescription answers GET /app/{account}/{app}. What it tells is on the
 // ledger for everyone, so it needs no key.
 func (g *Gateway) serveDescription(w http.ResponseWriter, r *http.Request) {
-	wait, ok := g.apps.take("describe", describePerSecond)
-	if !ok {
-		g.replyApp(w, nil, &appError{http.StatusTooManyRequests, "too many descriptions are asked for at this gateway: wait a moment", wait})
+	if _, a, ok := take(time.Since(epoch), 0, []level{g.appLevel("describe", describePerSecond)}); !ok {
+		g.replyApp(w, nil, &appError{a.status, "too many descriptions are asked for at this gateway: wait a moment", a.retryAfter, a.limit})
 		return
 	}
 	t, err := g.findApp(r)
@@ -268,9 +273,9 @@ func (g *Gateway) serveDescription(w http.ResponseWriter, r *http.Request) {
 // with {"result": …}.
 func (g *Gateway) serveQuery(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	c, bad, ok := g.authorise(keyOf(r))
+	c, bad, ok := g.authorise(keyOf(r), peerOf(r))
 	if !ok {
-		g.replyApp(w, nil, failApp(bad.status, "%s", errorText(bad.failure)))
+		g.replyApp(w, nil, failOf(bad))
 		return
 	}
 	t, err := g.findApp(r)
@@ -279,8 +284,13 @@ func (g *Gateway) serveQuery(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	t.pool.touch()
-	result, o, err := g.query(w, r, c, t)
-	g.meter.record(c.id, t.pool.chain.Name, bsn.MethodRead, t.pool.methods.Methods[queryMethod].Units, o, time.Since(began))
+	units := t.pool.methods.Methods[queryMethod].Units
+	result, cost, o, err := g.query(w, r, c, t, units)
+	if o == outcomeOK || o == outcomeError {
+		cost.units = units
+	}
+	cost.tell(w.Header())
+	g.meter.record(c.id, t.pool.chain.Name, bsn.MethodRead, units, o, time.Since(began))
 	var text []byte
 	if err == nil {
 		text, err = json.Marshal(map[string]json.RawMessage{"result": result})
@@ -288,34 +298,41 @@ func (g *Gateway) serveQuery(w http.ResponseWriter, r *http.Request) {
 	g.replyApp(w, text, err)
 }
 
+// appLevel bounds how often one app is called here.
+func (g *Gateway) appLevel(id string, perSecond int) level {
+	return level{allowance: g.apps.get(id), requestsPerSecond: float64(perSecond), what: "app ", name: id}
+}
+
 // queryMethod is the method that a read call of a function saves its caller, and
 // whose price it has.
 const queryMethod = "eth_call"
 
-func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t target) (json.RawMessage, outcome, error) {
-	if a, ok := g.limit(c); !ok {
-		return nil, outcomeLimited, &appError{a.status, errorText(a.failure), a.retryAfter}
+func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t target, units int) (_ json.RawMessage, cost spent, _ outcome, _ error) {
+	contract, function := r.PathValue("contract"), r.PathValue("function")
+	if a, ok := c.allowQuery(t, contract); !ok {
+		return nil, cost, a.outcome, failOf(a)
 	}
 	perSecond := t.version.Limits.RequestsPerSecond
 	if perSecond <= 0 {
 		perSecond = g.cfg.AppRequestsPerSecond
 	}
-	if wait, ok := g.apps.take(t.id, perSecond); !ok {
-		return nil, outcomeLimited, &appError{http.StatusTooManyRequests, fmt.Sprintf(
-			"app %s has used up its %d calls per second (averaged over %d s) at this gateway: wait %d s",
-			t.id, perSecond, limitWindow, retrySeconds(wait)), wait}
+	taken, ok := g.limit(c, units, g.appLevel(t.id, perSecond))
+	if cost = taken.spent; !ok {
+		return nil, cost, taken.outcome, failOf(taken)
 	}
-	contract, function := r.PathValue("contract"), r.PathValue("function")
+	if a, ok := g.quota(c, units); !ok {
+		return nil, cost, a.outcome, failOf(a)
+	}
 	if err := t.check(contract, function); err != nil {
-		return nil, outcomeRefused, err
+		return nil, cost, outcomeRefused, err
 	}
 	if !mayQuery(t, c.project.Account, function) {
-		return nil, outcomeRefused, failApp(http.StatusForbidden,
+		return nil, cost, outcomeRefused, failApp(http.StatusForbidden,
 			"account %s is in no role of app %s that lists function %s: its owner %s can add it", c.project.Account, t.id, function, t.app.Account)
 	}
 	args, err := g.arguments(w, r)
 	if err != nil {
-		return nil, outcomeMalformed, err
+		return nil, cost, outcomeMalformed, err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.UpstreamTimeout)
 	defer cancel()
@@ -324,16 +341,16 @@ func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t targ
 		result, err := t.pool.framework.Query(ctx, n.endpoint, t.version, t.pkg.text, contract, function, args)
 		switch {
 		case err == nil && int64(len(result)) > g.cfg.MaxResponseBytes:
-			return nil, outcomeLimited, failApp(http.StatusUnprocessableEntity, "answer is larger than %d bytes", g.cfg.MaxResponseBytes)
+			return nil, cost, outcomeLimited, failApp(http.StatusUnprocessableEntity, "answer is larger than %d bytes", g.cfg.MaxResponseBytes)
 		case err == nil:
-			return result, outcomeOK, nil
+			return result, cost, outcomeOK, nil
 		case !unreachable(err):
-			return nil, outcomeError, failApp(http.StatusUnprocessableEntity, "%v", err)
+			return nil, cost, outcomeError, failApp(http.StatusUnprocessableEntity, "%v", err)
 		case ctx.Err() != nil:
-			return nil, outcomeUnavailable, failApp(http.StatusGatewayTimeout, "no node of chain %s answered in time", t.pool.chain.Name)
+			return nil, cost, outcomeUnavailable, failApp(http.StatusGatewayTimeout, "no node of chain %s answered in time", t.pool.chain.Name)
 		}
 	}
-	return nil, outcomeUnavailable, failApp(http.StatusServiceUnavailable, "no node of chain %s answers now: try again", t.pool.chain.Name)
+	return nil, cost, outcomeUnavailable, failApp(http.StatusServiceUnavailable, "no node of chain %s answers now: try again", t.pool.chain.Name)
 }
 
 // unreachable tells whether an error is of the way to the node, and not the
@@ -400,7 +417,7 @@ func (g *Gateway) arguments(w http.ResponseWriter, r *http.Request) ([]json.RawM
 	case r.Method == http.MethodPost:
 		text, bad, ok := g.readBody(w, r)
 		if !ok {
-			return nil, failApp(bad.status, "%s", errorText(bad.failure))
+			return nil, failOf(bad)
 		}
 		var body struct{ Args []json.RawMessage }
 		if err := scanText(text, maxRequestDepth); err != nil {
@@ -432,16 +449,20 @@ func (g *Gateway) arguments(w http.ResponseWriter, r *http.Request) ([]json.RawM
 // replyApp writes the answer of an /app address, or {"error": …}.
 func (g *Gateway) replyApp(w http.ResponseWriter, text []byte, err error) {
 	status := http.StatusOK
+	var e *appError
 	if err != nil {
 		status = http.StatusInternalServerError
-		var e *appError
 		if errors.As(err, &e) {
 			status = e.status
 			if e.wait > 0 || status == http.StatusTooManyRequests {
 				w.Header().Set("Retry-After", strconv.Itoa(retrySeconds(e.wait)))
 			}
 		}
-		text = append(append([]byte(`{"error":`), quote(err.Error())...), '}')
+		text = append([]byte(`{"error":`), quote(err.Error())...)
+		if e != nil && e.limit != "" {
+			text = append(append(append(text, `,"limit":"`...), e.limit...), '"')
+		}
+		text = append(text, '}')
 	}
 	g.write(w, status, text)
 }

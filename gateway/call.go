@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -14,14 +16,45 @@ import (
 // caller is who calls, as the directory had it when the call came.
 type caller struct {
 	project *bsn.Project
-	id      string // the project's
-	hash    string // of the key; empty with a token
+	id      string  // the project's
+	key     bsn.Key // zero with a token
+	from    peer
 	token   token.Claims
 	signer  string // address of the key that signed the token
+	// policy is what the restrictions of key or token come to, limits their own
+	// limits, and own the name under which these are counted.
+	policy *policy
+	limits bsn.Limits
+	own    string
 }
 
-// authorise finds the project of a key that is good in this city.
-func (g *Gateway) authorise(secret string) (caller, answer, bool) {
+// name says what was shown, for errors.
+func (c caller) name() string {
+	if c.signer != "" {
+		return "this token"
+	}
+	return "key " + c.key.ID
+}
+
+// peer is where a request comes from.
+type peer struct {
+	ip netip.Addr
+	// origin is the header of that name, which browsers set: the page that calls.
+	origin string
+}
+
+// peerOf reads where a request comes from.
+func peerOf(r *http.Request) peer {
+	c := peer{origin: r.Header.Get("Origin")}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		c.ip, _ = netip.ParseAddr(host)
+		c.ip = c.ip.Unmap()
+	}
+	return c
+}
+
+// authorise finds the project of a key that is good in this city, and for who shows it.
+func (g *Gateway) authorise(secret string, from peer) (caller, answer, bool) {
 	deny := func(reason, text string) (caller, answer, bool) {
 		g.meter.refused.WithLabelValues(reason).Inc()
 		return caller{}, refuse(outcomeRefused, codeKey, "%s", text).with(http.StatusUnauthorized), false
@@ -42,36 +75,68 @@ func (g *Gateway) authorise(secret string) (caller, answer, bool) {
 		if err != nil {
 			return deny("token", err.Error())
 		}
+		c.from = from
 		return c, answer{}, true
 	}
-	hash := bsn.HashKey(secret)
-	entry, found, ready := g.directory.key(hash)
+	entry, found, ready := g.directory.key(bsn.HashKey(secret))
 	switch {
 	case !ready:
 		return caller{}, refuse(outcomeUnavailable, codeUnavailable,
 			"gateway has not read the ledger yet: try again in a moment").with(http.StatusServiceUnavailable), false
 	case !found:
 		return deny("unknown", "key is not known in city "+g.cfg.City)
-	case entry.key.City != g.cfg.City:
-		return deny("city", "this key belongs to city "+entry.key.City+", this is the gateway of "+g.cfg.City)
-	case entry.project.Revoked:
-		return deny("revoked", "project "+entry.id+" has been revoked")
-	case entry.key.Revoked:
-		return deny("revoked", "key "+entry.key.ID+" has been revoked")
 	}
-	return caller{project: entry.project, id: entry.id, hash: hash}, answer{}, true
+	if reason, a := g.against(entry, from); reason != "" {
+		g.meter.refused.WithLabelValues(reason).Inc()
+		return caller{}, a, false
+	}
+	return entry.caller(from), answer{}, true
+}
+
+func (e *keyEntry) caller(from peer) caller {
+	return caller{
+		project: e.project, id: e.id, key: e.key, from: from,
+		policy: e.policy, limits: e.key.Limits, own: e.key.Hash,
+	}
+}
+
+// against tells what speaks against a key that is shown here and now: the reason, as
+// metrics name it, and the answer. The reason is empty for a key that is good.
+func (g *Gateway) against(e *keyEntry, from peer) (reason string, a answer) {
+	text := ""
+	switch {
+	case e.key.City != g.cfg.City:
+		reason, text = "city", "this key belongs to city "+e.key.City+", this is the gateway of "+g.cfg.City
+	case e.project.Revoked:
+		reason, text = "revoked", "project "+e.id+" has been revoked"
+	case e.key.Revoked:
+		reason, text = "revoked", "key "+e.key.ID+" has been revoked"
+	case e.key.Expires != 0 && g.directory.now().Unix() >= e.key.Expires:
+		reason, text = "expired", "key "+e.key.ID+" has expired"
+	case e.policy != nil:
+		if a, ok := e.policy.mayShow(from); !ok {
+			return "restricted", a
+		}
+		return "", answer{}
+	default:
+		return "", answer{}
+	}
+	return reason, refuse(outcomeRefused, codeKey, "%s", text).with(http.StatusUnauthorized)
 }
 
 // recheck looks up a caller that was let in before, as the ledger has it now.
-func (g *Gateway) recheck(c caller) (caller, bool) {
+func (g *Gateway) recheck(c caller) (caller, answer, bool) {
 	if c.signer != "" {
 		return g.recheckToken(c)
 	}
-	entry, found, _ := g.directory.key(c.hash)
-	if !found || entry.key.City != g.cfg.City || entry.project.Revoked || entry.key.Revoked {
-		return caller{}, false
+	entry, found, _ := g.directory.key(c.key.Hash)
+	if !found {
+		return caller{}, refuse(outcomeRefused, codeKey, "key is not known in city %s any more", g.cfg.City).with(http.StatusUnauthorized), false
 	}
-	return caller{project: entry.project, id: entry.id, hash: c.hash}, true
+	if reason, a := g.against(entry, c.from); reason != "" {
+		return caller{}, a, false
+	}
+	return entry.caller(c.from), answer{}, true
 }
 
 // route finds the nodes of a chain that is in service.
@@ -105,6 +170,9 @@ func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscr
 	began := time.Now()
 	p.touch()
 	a, class, units := g.dispatch(ctx, c, p, m, subscribe)
+	if a.outcome == outcomeOK || a.outcome == outcomeError { // else not served, and not charged
+		a.spent.units = units
+	}
 	g.meter.record(c.id, p.chain.Name, class, units, a.outcome, time.Since(began))
 	return a
 }
@@ -112,51 +180,46 @@ func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscr
 func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, subscribe subscriber) (answer, bsn.MethodClass, int) {
 	method, known := p.methods.Methods[m.method]
 	class := method.Class
-	if !known {
-		class = classNone
-	}
-	if a, ok := g.limit(c); !ok {
-		return a, class, 0
-	}
 	// The wording is go-ethereum's: ethers and others look for it, and then do
 	// without a method, such as filters.
 	if !known {
-		return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available: chain %s does not offer it here", clipName(m.method), p.chain.Name), class, 0
+		return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available: chain %s does not offer it here", clipName(m.method), p.chain.Name), classNone, 0
 	}
 	if a, ok := g.together(class); !ok {
 		return a, class, 0
 	}
+	if a, ok := g.allow(c, p, m, method); !ok {
+		return a, class, 0
+	}
+	taken, ok := g.limit(c, method.Units)
+	if !ok {
+		return taken, class, 0
+	}
+	a, ok := g.quota(c, method.Units)
+	if ok {
+		a = g.answer(ctx, c, p, m, method, subscribe)
+	}
+	a.spent = taken.spent
+	return a, class, method.Units
+}
+
+// answer takes a call that may pass to the nodes.
+func (g *Gateway) answer(ctx context.Context, c caller, p *pool, m message, method bsn.Method, subscribe subscriber) answer {
 	if p.methods.Final {
 		m.params = rewriteTags(method, m.params)
 	}
-	switch class {
+	switch method.Class {
 	case bsn.MethodSend:
-		return g.send(ctx, c, p, m), class, method.Units
+		return g.send(ctx, c, p, m)
 	case bsn.MethodSubscribe:
 		if subscribe == nil {
-			return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available over HTTP: connect to the same address with ws://", m.method), class, 0
+			return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available over HTTP: connect to the same address with ws://", m.method)
 		}
-		return subscribe(ctx, p, m), class, method.Units
+		return subscribe(ctx, p, m)
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.cfg.UpstreamTimeout)
 	defer cancel()
-	return p.read(ctx, appendRequest(make([]byte, 0, 64+len(m.method)+len(m.params)), 1, m.method, m.params), g.cfg.MaxResponseBytes), class, method.Units
-}
-
-// limit takes a call from what the project may use.
-func (g *Gateway) limit(c caller) (answer, bool) {
-	perSecond := c.project.Limits.RequestsPerSecond
-	if perSecond <= 0 {
-		perSecond = g.cfg.RequestsPerSecond
-	}
-	wait, ok := g.projects.take(c.id, perSecond)
-	if ok {
-		return answer{}, true
-	}
-	a := refuse(outcomeLimited, codeLimit, "project %s has used up its %d calls per second (averaged over %d s) at this gateway: wait %d s",
-		c.id, perSecond, limitWindow, retrySeconds(wait)).with(http.StatusTooManyRequests)
-	a.retryAfter = wait
-	return a, false
+	return p.read(ctx, appendRequest(make([]byte, 0, 64+len(m.method)+len(m.params)), 1, m.method, m.params), g.cfg.MaxResponseBytes)
 }
 
 func quote(s string) []byte {

@@ -26,13 +26,17 @@ type records struct {
 	Projects map[string]*bsn.Project `json:"projects"`
 	Apps     map[string]*bsn.App     `json:"apps"`
 
-	keys map[string]keyEntry // by the key's hash
+	keys map[string]*keyEntry // by the key's hash
+	// naming are the hashes of the keys whose restrictions name an app, by its id.
+	naming map[string]map[string]struct{}
 }
 
+// keyEntry is a key with what its record comes to. It is never changed.
 type keyEntry struct {
 	project *bsn.Project
 	id      string // the project's
 	key     bsn.Key
+	policy  *policy // nil: no restrictions
 }
 
 func newRecords() *records {
@@ -42,7 +46,8 @@ func newRecords() *records {
 		Accounts: map[string]bsn.Account{},
 		Projects: map[string]*bsn.Project{},
 		Apps:     map[string]*bsn.App{},
-		keys:     map[string]keyEntry{},
+		keys:     map[string]*keyEntry{},
+		naming:   map[string]map[string]struct{}{},
 	}
 }
 
@@ -59,6 +64,7 @@ func (r *records) apply(c bsn.Change) error {
 		err = put(r.Accounts, c)
 	case bsn.KindApp:
 		err = put(r.Apps, c)
+		r.renew(c.ID)
 	case bsn.KindProject:
 		r.forgetKeys(c.ID)
 		if err = put(r.Projects, c); err == nil {
@@ -84,8 +90,14 @@ func put[T any](m map[string]T, c bsn.Change) error {
 func (r *records) forgetKeys(project string) {
 	if p := r.Projects[project]; p != nil {
 		for _, k := range p.Keys {
-			if r.keys[k.Hash].id == project {
+			if e := r.keys[k.Hash]; e != nil && e.id == project {
 				delete(r.keys, k.Hash)
+				for _, app := range appsOf(k) {
+					delete(r.naming[app], k.Hash)
+					if len(r.naming[app]) == 0 {
+						delete(r.naming, app)
+					}
+				}
 			}
 		}
 	}
@@ -99,10 +111,38 @@ func (r *records) learnKeys(project string) {
 		return
 	}
 	for _, k := range p.Keys {
-		if _, taken := r.keys[k.Hash]; !taken {
-			r.keys[k.Hash] = keyEntry{project: p, id: project, key: k}
+		if _, taken := r.keys[k.Hash]; taken {
+			continue
+		}
+		r.keys[k.Hash] = &keyEntry{project: p, id: project, key: k, policy: newPolicy(k.Restrictions, r.app)}
+		for _, app := range appsOf(k) {
+			if r.naming[app] == nil {
+				r.naming[app] = map[string]struct{}{}
+			}
+			r.naming[app][k.Hash] = struct{}{}
 		}
 	}
+}
+
+// renew looks anew at the keys that name an app, which has changed.
+func (r *records) renew(app string) {
+	for hash := range r.naming[app] {
+		e := *r.keys[hash]
+		e.policy = newPolicy(e.key.Restrictions, r.app)
+		r.keys[hash] = &e
+	}
+}
+
+func (r *records) app(id string) *bsn.App { return r.Apps[id] }
+
+// appsOf are the apps that a key's restrictions name.
+func appsOf(k bsn.Key) (apps []string) {
+	for _, s := range k.Restrictions.Contracts {
+		if rule, err := bsn.ParseContractRule(s); err == nil && rule.App != "" {
+			apps = append(apps, rule.App)
+		}
+	}
+	return apps
 }
 
 // directory is the gateway's view of the ledger: read by every call, changed by
@@ -135,11 +175,11 @@ func (d *directory) state() state {
 
 // key returns what is known of the key with this hash, and whether the
 // directory knows anything at all.
-func (d *directory) key(hash string) (entry keyEntry, found, ready bool) {
+func (d *directory) key(hash string) (entry *keyEntry, found, ready bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	if d.records == nil {
-		return keyEntry{}, false, false
+		return nil, false, false
 	}
 	entry, found = d.records.keys[hash]
 	return entry, found, true
@@ -256,6 +296,6 @@ func (d *directory) snapshot(always bool) (*records, age.State) {
 	d.dirty = false
 	r := *d.records
 	r.Cities, r.Chains, r.Accounts = maps.Clone(r.Cities), maps.Clone(r.Chains), maps.Clone(r.Accounts)
-	r.Projects, r.Apps, r.keys = maps.Clone(r.Projects), maps.Clone(r.Apps), nil
+	r.Projects, r.Apps, r.keys, r.naming = maps.Clone(r.Projects), maps.Clone(r.Apps), nil, nil
 	return &r, counted
 }

@@ -41,6 +41,8 @@ type follower struct {
 	directory *directory
 	// chains is called with all chains whenever one of them changed.
 	chains func([]bsn.Chain)
+	// rights is called when somebody may have lost the right to call.
+	rights func()
 	log    *slog.Logger
 }
 
@@ -122,6 +124,9 @@ func (f *follower) follow(ctx context.Context, next *int64) error {
 		if chains {
 			f.chains(f.directory.chains())
 		}
+		if slices.ContainsFunc(block.Changes, func(c bsn.Change) bool { return c.Kind == bsn.KindProject || c.Kind == bsn.KindAccount }) {
+			f.rights()
+		}
 	}
 	if fresh != nil {
 		*next = 0
@@ -132,6 +137,7 @@ func (f *follower) follow(ctx context.Context, next *int64) error {
 func (f *follower) install(r *records) {
 	f.chains(r.chains()) // first, so that whose key is known also finds the chain
 	f.directory.replace(r, time.Now())
+	f.rights()
 	f.log.Info("read the ledger", "height", r.Height, "chains", len(r.Chains), "projects", len(r.Projects), "apps", len(r.Apps))
 }
 

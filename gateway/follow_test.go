@@ -18,7 +18,7 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func startFollowing(t *testing.T, l bsn.Ledger) *directory {
 	t.Helper()
 	d := &directory{}
-	f := &follower{ledger: l, directory: d, chains: func([]bsn.Chain) {}, log: quiet()}
+	f := &follower{ledger: l, directory: d, chains: func([]bsn.Chain) {}, rights: func() {}, log: quiet()}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { f.run(ctx); close(done) }()
@@ -114,7 +114,7 @@ func TestFollowWhileListing(t *testing.T) {
 	l.put(testProject("alice", bsn.Key{City: "paris", Hash: "a"}))
 	l.between = func() { l.put() }
 	d := &directory{}
-	f := &follower{ledger: l, directory: d, chains: func([]bsn.Chain) {}, log: quiet()}
+	f := &follower{ledger: l, directory: d, chains: func([]bsn.Chain) {}, rights: func() {}, log: quiet()}
 	r, level, err := f.list(t.Context())
 	// A page of each kind, and one more of the kind that has a record: only an empty
 	// page is the end.

@@ -120,7 +120,7 @@ func (p *pool) read(ctx context.Context, request []byte, limit int64) answer {
 			return a
 		}
 		if errors.Is(err, errTooLarge) {
-			return refuse(outcomeLimited, codeLimit, "answer is larger than %d bytes: ask for less at once", limit)
+			return exceed(kindSize, 0, "answer is larger than %d bytes: ask for less at once", limit)
 		}
 		last = err
 		if ctx.Err() != nil {

@@ -68,6 +68,9 @@ type Config struct {
 	// RequestsPerSecond is what a project may call, averaged over ten seconds,
 	// unless its record says otherwise; default 50.
 	RequestsPerSecond int `yaml:"requestsPerSecond"`
+	// UnitsPerSecond is what a project may use in compute units, averaged over ten
+	// seconds, unless its record says otherwise; default without limit.
+	UnitsPerSecond int `yaml:"unitsPerSecond"`
 	// AppRequestsPerSecond is how often one app's functions may be called at /app,
 	// averaged over ten seconds, unless its record says otherwise; default 500.
 	AppRequestsPerSecond int `yaml:"appRequestsPerSecond"`
@@ -121,7 +124,7 @@ func (c *Config) complete() error {
 	}
 	for name, n := range map[string]int64{
 		"maxRequestBytes": c.MaxRequestBytes, "maxResponseBytes": c.MaxResponseBytes, "maxBatch": int64(c.MaxBatch),
-		"maxSubscriptions": int64(c.MaxSubscriptions), "maxBackfill": int64(c.MaxBackfill), "requestsPerSecond": int64(c.RequestsPerSecond),
+		"maxSubscriptions": int64(c.MaxSubscriptions), "maxBackfill": int64(c.MaxBackfill), "requestsPerSecond": int64(c.RequestsPerSecond), "unitsPerSecond": int64(c.UnitsPerSecond),
 		"appRequestsPerSecond": int64(c.AppRequestsPerSecond), "maxLag": c.MaxLag, "readTimeout": int64(c.ReadTimeout),
 		"writeTimeout": int64(c.WriteTimeout), "idleTimeout": int64(c.IdleTimeout),
 		"upstreamTimeout": int64(c.UpstreamTimeout), "drainTimeout": int64(c.DrainTimeout),
@@ -152,9 +155,9 @@ type Gateway struct {
 	upstreams *upstreams
 	packages  *packages
 	meter     *meter
-	projects  *buckets
-	apps      *buckets
 	handler   http.Handler
+	// allowances of keys and projects, and of apps.
+	allowances, apps *allowances
 
 	// draining ends when the gateway is about to stop; open are the WebSockets.
 	draining context.Context
@@ -193,7 +196,7 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	g := &Gateway{
 		cfg: cfg, log: log, ledger: ledger,
 		directory: &directory{}, packages: &packages{source: artifacts}, meter: newMeter(),
-		projects: &buckets{}, apps: &buckets{},
+		allowances: newAllowances(), apps: newAllowances(),
 	}
 	g.upstreams = newUpstreams(&g.cfg, frameworks, log)
 	g.draining, g.drain = context.WithCancel(context.Background())
@@ -372,7 +375,7 @@ func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 		}
 	}
 	var parts sync.WaitGroup
-	f := &follower{ledger: g.ledger, directory: g.directory, chains: update, log: g.log}
+	f := &follower{ledger: g.ledger, directory: g.directory, chains: update, rights: g.recheckSockets, log: g.log}
 	parts.Go(func() { f.run(ctx) })
 	parts.Go(func() { g.watchAlone(ctx) })
 	parts.Go(func() { g.tend(ctx) })

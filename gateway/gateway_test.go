@@ -177,27 +177,6 @@ func TestRun(t *testing.T) {
 	}
 }
 
-func TestBuckets(t *testing.T) {
-	var b buckets
-	for i := range 10 * limitWindow {
-		if _, ok := b.take("a", 10); !ok {
-			t.Fatalf("call %d is refused", i)
-		}
-	}
-	for range 1000 {
-		if wait, ok := b.take("a", 10); !ok {
-			if wait <= 0 || wait > time.Second {
-				t.Errorf("wait %v", wait)
-			}
-			if _, ok := b.take("b", 10); !ok {
-				t.Error("another bucket is empty too")
-			}
-			return
-		}
-	}
-	t.Error("bucket is never empty")
-}
-
 // BenchmarkCall is one call after another on one connection, directly to the
 // node and through the gateway; p50-us is the middle of their times.
 func BenchmarkCall(b *testing.B) {

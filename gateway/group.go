@@ -66,10 +66,10 @@ func (t *tail) leave(s *subscription) {
 		g.subs[i].index = i
 		g.subs[last] = nil
 		g.subs = g.subs[:last]
-		if c := s.socket.caller; g.payers[payer{c.id, c.hash}] == 1 {
-			delete(g.payers, payer{c.id, c.hash})
+		if c := s.socket.caller; g.payers[payer{c.id, c.key.Hash}] == 1 {
+			delete(g.payers, payer{c.id, c.key.Hash})
 		} else {
-			g.payers[payer{c.id, c.hash}]--
+			g.payers[payer{c.id, c.key.Hash}]--
 		}
 	}
 	if g.members--; g.members == 0 {
@@ -88,7 +88,7 @@ func (g *group) attach(s *subscription) {
 	if g.payers == nil {
 		g.payers = map[payer]int{}
 	}
-	g.payers[payer{s.socket.caller.id, s.socket.caller.hash}]++
+	g.payers[payer{s.socket.caller.id, s.socket.caller.key.Hash}]++
 }
 
 // charge counts notifications before they go out: one row for all of a key.
@@ -251,7 +251,7 @@ func (t *tail) serve(ctx context.Context, s *subscription) error {
 		if err != nil {
 			return err
 		}
-		s.group.charge(payer{s.socket.caller.id, s.socket.caller.hash}, len(texts))
+		s.group.charge(payer{s.socket.caller.id, s.socket.caller.key.Hash}, len(texts))
 		for _, text := range texts {
 			if err := s.socket.pass(s, text, true); err != nil {
 				return err

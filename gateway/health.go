@@ -146,7 +146,7 @@ var (
 	allowOrigin   = []string{"*"}
 	allowMethods  = []string{"GET, POST, OPTIONS"}
 	allowHeaders  = []string{"content-type, x-api-key, authorization"}
-	exposeHeaders = []string{"bsn-ledger-height, bsn-ledger-age, bsn-alone, bsn-city-status, bsn-city-until, retry-after"}
+	exposeHeaders = []string{"bsn-ledger-height, bsn-ledger-age, bsn-alone, bsn-city-status, bsn-city-until, retry-after, bsn-units, ratelimit, ratelimit-policy"}
 	allowAge      = []string{"86400"}
 )
 

@@ -16,12 +16,21 @@ const (
 	codeMethod      = -32601
 	codeParams      = -32602
 	codeInternal    = -32603
-	codeLimit       = -32005 // a limit of the project, or of a size
+	codeLimit       = -32005 // too many requests a second, or subscriptions on a connection
 	codePolicy      = -32003 // a transaction that the chain's policy refuses
 	codeUnavailable = -32002 // no node can answer now
 	codeChain       = -32001 // no such chain
 	codeKey         = -32010 // the key is missing or not good here
 	codeAlone       = -32011 // the ledger has not been heard of for too long
+	// Each kind of limit has its own code, and so has each kind of restriction of keys.
+	codeUnits        = -32020 // too many compute units a second
+	codeDaily        = -32021 // the day's quota is used up
+	codeMonthly      = -32022 // the month's is
+	codeSize         = -32023 // what is asked for is too large
+	codeMethodDenied = -32030 // the key is not for this method
+	codeContract     = -32031 // nor for this contract
+	codeIP           = -32032 // nor to be used from this address
+	codeOrigin       = -32033 // nor by this web page
 )
 
 // message is one JSON-RPC request. The slices point into the text it came in.
@@ -40,6 +49,8 @@ type answer struct {
 	status     int
 	retryAfter time.Duration
 	outcome    outcome
+	limit      string // the kind of limit or restriction that was met, if one was
+	spent      spent
 }
 
 func refuse(o outcome, code int, format string, args ...any) answer {

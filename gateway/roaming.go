@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/openbsn/bsn"
@@ -26,7 +27,28 @@ func (g *Gateway) roaming(text string) (caller, error) {
 		return caller{}, err
 	}
 	p, err := g.tokenProject(claims)
-	return caller{project: p, id: bsn.ID(claims.Account, claims.Project), token: claims, signer: key.Address}, err
+	if err != nil {
+		return caller{}, err
+	}
+	c := caller{project: p, id: bsn.ID(claims.Account, claims.Project), token: claims, signer: key.Address}
+	return c, c.narrow(text, claims)
+}
+
+// narrow takes over what a token says that it is not good for.
+func (c *caller) narrow(text string, claims token.Claims) error {
+	c.limits = bsn.Limits{RequestsPerSecond: claims.RequestsPerSecond, UnitsPerSecond: claims.UnitsPerSecond}
+	if err := c.limits.Check(); err != nil {
+		return fmt.Errorf("token: its limits (rps, cups): %w", err)
+	}
+	if c.limits != (bsn.Limits{}) {
+		c.own = bsn.HashKey(text)
+	}
+	r, err := bsn.Restrictions{Methods: claims.Methods}.Normal()
+	if err != nil {
+		return fmt.Errorf("token: its methods: %w", err)
+	}
+	c.policy = newPolicy(r, nil)
+	return nil
 }
 
 // tokenKeys are the keys of an account that may sign tokens.
@@ -56,15 +78,21 @@ func (g *Gateway) tokenProject(c token.Claims) (*bsn.Project, error) {
 
 // recheckToken looks at a token that was let in before: whether it still lasts, and
 // whether its key and project are still what they were.
-func (g *Gateway) recheckToken(c caller) (caller, bool) {
+func (g *Gateway) recheckToken(c caller) (caller, answer, bool) {
 	a, ok := g.directory.account(c.token.Account)
 	s, has := a.Signer(c.signer)
-	if !ok || !has || !a.MaySignTokens(s) || !g.directory.now().Before(c.token.Expires) {
-		return caller{}, false
-	}
 	p, err := g.tokenProject(c.token)
+	switch {
+	case !ok || !has || !a.MaySignTokens(s):
+		err = errors.New("the key that signed this token may do so no more")
+	case !g.directory.now().Before(c.token.Expires):
+		err = errors.New("token has expired")
+	}
+	if err != nil {
+		return caller{}, refuse(outcomeRefused, codeKey, "%v", err).with(http.StatusUnauthorized), false
+	}
 	c.project = p
-	return c, err == nil
+	return c, answer{}, true
 }
 
 // now is ledger time: that of the newest block, and what has passed since.

@@ -32,7 +32,7 @@ func keyOf(r *http.Request) string {
 
 // admit finds who calls and the chain that they mean.
 func (g *Gateway) admit(r *http.Request) (c caller, p *pool, bad answer, ok bool) {
-	if c, bad, ok = g.authorise(keyOf(r)); ok {
+	if c, bad, ok = g.authorise(keyOf(r), peerOf(r)); ok {
 		p, bad, ok = g.route(r.PathValue("chain"))
 	}
 	return c, p, bad, ok
@@ -51,7 +51,8 @@ func (g *Gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if start := skipSpace(text, 0); start < len(text) && text[start] == '[' {
-		out, status := g.batch(r.Context(), c, p, text, nil)
+		out, spent, status := g.batch(r.Context(), c, p, text, nil)
+		spent.tell(w.Header())
 		g.write(w, status, out)
 		return
 	}
@@ -62,6 +63,7 @@ func (g *Gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 	}
 	a := g.call(r.Context(), c, p, m, nil)
 	if m.id == nil { // a notification has no response
+		a.spent.tell(w.Header())
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
@@ -91,19 +93,21 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) (text []byte,
 		}
 	}
 	if tooLarge {
-		return nil, refuse(outcomeLimited, codeRequest, "request is larger than %d bytes", limit).with(http.StatusRequestEntityTooLarge), false
+		return nil, exceed(kindSize, 0, "request is larger than %d bytes", limit).with(http.StatusRequestEntityTooLarge), false
 	}
 	return text, answer{}, true
 }
 
 // batch answers each entry of a batch and returns the responses in the order of
 // the requests; nothing if all were notifications. Reads run side by side,
-// transactions one after another as given.
-func (g *Gateway) batch(ctx context.Context, c caller, p *pool, text []byte, subscribe subscriber) (out []byte, status int) {
+// transactions one after another as given. The caller is looked up anew for each: what
+// is revoked meanwhile holds for the rest.
+func (g *Gateway) batch(ctx context.Context, c caller, p *pool, text []byte, subscribe subscriber) (out []byte, cost spent, status int) {
 	entries, bad, ok := splitBatch(text, g.cfg.MaxBatch)
 	if !ok {
-		return appendReply(nil, nil, bad), bad.status
+		return appendReply(nil, nil, bad), cost, bad.status
 	}
+	costs := make([]spent, len(entries))
 	replies := make([][]byte, len(entries))
 	var total atomic.Int64
 	var group errgroup.Group
@@ -115,12 +119,16 @@ func (g *Gateway) batch(ctx context.Context, c caller, p *pool, text []byte, sub
 			continue
 		}
 		answerOne := func() error {
-			a := g.call(ctx, c, p, m, subscribe)
+			c, a, ok := g.recheck(c)
+			if ok {
+				a = g.call(ctx, c, p, m, subscribe)
+			}
+			costs[i] = a.spent
 			if m.id == nil {
 				return nil
 			}
 			if total.Add(int64(len(a.result))) > g.cfg.MaxResponseBytes {
-				a = refuse(outcomeLimited, codeLimit, "answers of the batch are larger than %d bytes together: split it", g.cfg.MaxResponseBytes)
+				a = exceed(kindSize, 0, "answers of the batch are larger than %d bytes together: split it", g.cfg.MaxResponseBytes)
 			}
 			replies[i] = appendReply(nil, m.id, a)
 			return nil
@@ -132,7 +140,8 @@ func (g *Gateway) batch(ctx context.Context, c caller, p *pool, text []byte, sub
 		}
 	}
 	_ = group.Wait() // the functions return no errors
-	for _, r := range replies {
+	for i, r := range replies {
+		cost = cost.and(costs[i])
 		if r == nil {
 			continue
 		}
@@ -146,7 +155,7 @@ func (g *Gateway) batch(ctx context.Context, c caller, p *pool, text []byte, sub
 	if out != nil {
 		out = append(out, ']')
 	}
-	return out, http.StatusOK
+	return out, cost, http.StatusOK
 }
 
 // inOrder tells whether a message of a batch is done before the next one begins.
@@ -161,6 +170,7 @@ func (g *Gateway) reply(w http.ResponseWriter, id []byte, a answer) {
 	if status == 0 {
 		status = http.StatusOK
 	}
+	a.spent.tell(w.Header())
 	if a.retryAfter > 0 || status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", strconv.Itoa(retrySeconds(a.retryAfter)))
 	}

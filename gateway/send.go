@@ -27,6 +27,9 @@ func (g *Gateway) send(ctx context.Context, c caller, p *pool, m message) answer
 	if a, ok := g.mayCreate(c.project, p.chain, tx); !ok {
 		return a
 	}
+	if a, ok := g.mayReceive(c, p.chain, tx); !ok {
+		return a
+	}
 	// A client that goes away does not take back what it sent.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.UpstreamTimeout)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -31,7 +32,7 @@ const (
 	closeDraining = "gateway stops: connect again"
 	closeReplaced = "gateway is replaced by a newer one: connect again"
 	closeSlow     = "client reads too slowly"
-	closeKey      = "key has been revoked"
+	closeKey      = "key has been revoked or has expired, or its restrictions have changed: connect again"
 	closeToken    = "token has ended: connect again with another"
 	closeAlone    = "the ledger has not been heard of for too long: connect again later, or to another city"
 	closeUpstream = "node was lost: connect and subscribe again"
@@ -212,7 +213,7 @@ func closeReason(err error) string {
 func (s *socket) answer(ctx context.Context, text []byte, opened *[]opening) []byte {
 	// The key and the chain are looked up anew for each message, so that what the
 	// ledger changed holds for connections that are already open.
-	c, ok := s.g.recheck(s.caller)
+	c, _, ok := s.g.recheck(s.caller)
 	if !ok {
 		s.end(websocket.StatusPolicyViolation, s.refusal())
 		return nil
@@ -223,7 +224,7 @@ func (s *socket) answer(ctx context.Context, text []byte, opened *[]opening) []b
 	}
 	subscribe := func(ctx context.Context, p *pool, m message) answer { return s.subscribe(ctx, p, m, opened) }
 	if start := skipSpace(text, 0); start < len(text) && text[start] == '[' {
-		out, _ := s.g.batch(ctx, c, p, text, subscribe)
+		out, _, _ := s.g.batch(ctx, c, p, text, subscribe)
 		return out
 	}
 	m, bad, ok := parseMessage(text)
@@ -254,6 +255,23 @@ func (s *socket) push(o outgoing, wait bool) error {
 	return err
 }
 
+// recheckSockets ends the connections of callers that are not let in any more.
+func (g *Gateway) recheckSockets() {
+	g.sockets.Range(func(one, _ any) bool {
+		if s := one.(*socket); !s.good() {
+			s.end(websocket.StatusPolicyViolation, s.refusal())
+		}
+		return true
+	})
+}
+
+// good tells whether the caller would still be let in, and as before: what was
+// subscribed to under other restrictions does not go on.
+func (s *socket) good() bool {
+	c, _, ok := s.g.recheck(s.caller)
+	return ok && (c.project == s.caller.project || reflect.DeepEqual(c.key.Restrictions, s.caller.key.Restrictions))
+}
+
 // pass queues a notification, whose bytes others may have too.
 func (s *socket) pass(sub *subscription, text []byte, wait bool) error {
 	return s.push(outgoing{op: ws.OpText, text: text, sub: sub}, wait)
@@ -262,7 +280,7 @@ func (s *socket) pass(sub *subscription, text []byte, wait bool) error {
 // notify passes a notification to a client that keeps up, and lets go of one that
 // does not, or may not any more.
 func (s *socket) notify(sub *subscription, text []byte) {
-	if _, ok := s.g.recheck(s.caller); !ok {
+	if !s.good() {
 		s.end(websocket.StatusPolicyViolation, s.refusal())
 		return
 	}
@@ -325,7 +343,7 @@ func (g *Gateway) look(s *socket) {
 		s.retiring.Do(func() { go s.retire() })
 	}
 	silent := time.Since(time.Unix(0, s.in.heard.Load()))
-	_, good := g.recheck(s.caller)
+	good := s.good()
 	switch {
 	case g.draining.Err() != nil:
 		s.end(websocket.StatusGoingAway, closeDraining)

@@ -85,7 +85,7 @@ func newCoder(version uint64) (coder, error) {
 	for _, m := range []interface {
 		RegisterInterfaces(cdctypes.InterfaceRegistry)
 	}{
-		parameter.NewModule(nil), operator.NewModule(nil, version), govern.NewModule(nil), chain.NewModule(nil), account.NewModule(nil), app.NewModule(nil), identity.NewModule(nil), upgrade.NewModule(nil),
+		parameter.NewModule(nil), operator.NewModule(nil, version), govern.NewModule(nil), chain.NewModule(nil), account.NewModule(nil, version), app.NewModule(nil), identity.NewModule(nil), upgrade.NewModule(nil),
 	} {
 		m.RegisterInterfaces(registry) // who writes reads what acts would do
 	}
@@ -170,7 +170,7 @@ func newApplication(db dbm.DB, network string, r rules, options ...func(*baseapp
 		auth.NewAppModule(c.codec, authKeeper, nil, nil),
 		consensus.NewAppModule(c.codec, consensusKeeper),
 		parameter.NewModule(parameters), writer.NewModule(writers), operator.NewModule(operators, r.version), govern.NewModule(proposals),
-		chain.NewModule(chains), account.NewModule(accounts), app.NewModule(apps), identity.NewModule(identities), upgrade.NewModule(upgrades),
+		chain.NewModule(chains), account.NewModule(accounts, r.version), app.NewModule(apps), identity.NewModule(identities), upgrade.NewModule(upgrades),
 	)
 	order := []string{
 		authtypes.ModuleName, consensustypes.ModuleName, parameter.StoreKey, writer.StoreKey, operator.StoreKey,

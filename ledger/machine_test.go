@@ -388,6 +388,14 @@ func anyWrite(t *rapid.T, m *machine) (*Client, Message) {
 		func() (*Client, Message) {
 			return account, AddKey(name("project"), bsn.Key{City: city(), Hash: hash()})
 		},
+		func() (*Client, Message) {
+			k := bsn.Key{City: city(), Hash: hash(), Limits: bsn.Limits{UnitsPerSecond: rapid.IntRange(0, 5).Draw(t, "units")}}
+			k.Restrictions.Methods = rapid.SliceOfN(rapid.SampledFrom([]string{"eth_*", "*", "bad method"}), 0, 2).Draw(t, "methods")
+			return account, SetKey(name("project"), k)
+		},
+		func() (*Client, Message) {
+			return account, SetLimits(bsn.Project{Name: name("project"), Quota: bsn.Quota{Daily: rapid.Int64Range(-1, 5).Draw(t, "daily")}})
+		},
 		func() (*Client, Message) { return account, RevokeKey(name("project"), hash()[:12]) },
 		func() (*Client, Message) {
 			account := name("account")

@@ -205,6 +205,31 @@ func AddKey(project string, k bsn.Key) Message {
 	})
 }
 
+// SetKey registers a key of a project of the signing account with its limits,
+// restrictions and expiry, or sets them anew for a key that is registered.
+func SetKey(project string, k bsn.Key) Message {
+	return message(func(s string) sdk.Msg {
+		r := k.Restrictions
+		return &accountpb.MsgSetKey{
+			Account: s, Project: project, City: k.City, Hash: k.Hash, Rates: rates(k.Limits), Methods: r.Methods,
+			DeniedMethods: r.DeniedMethods, Contracts: r.Contracts, Ips: r.IPs, Origins: r.Origins, Expires: k.Expires,
+		}
+	})
+}
+
+// SetLimits sets the limits and quotas of a project of the signing account.
+func SetLimits(p bsn.Project) Message {
+	return message(func(s string) sdk.Msg {
+		return &accountpb.MsgSetLimits{
+			Account: s, Project: p.Name, Rates: rates(p.Limits), DailyUnits: p.Quota.Daily, MonthlyUnits: p.Quota.Monthly,
+		}
+	})
+}
+
+func rates(l bsn.Limits) *accountpb.Rates {
+	return &accountpb.Rates{RequestsPerSecond: uint32(l.RequestsPerSecond), UnitsPerSecond: uint32(l.UnitsPerSecond)}
+}
+
 // RevokeKey ends a key for good.
 func RevokeKey(project, keyID string) Message {
 	return message(func(s string) sdk.Msg { return &accountpb.MsgRevokeKey{Account: s, Project: project, KeyId: keyID} })

@@ -90,7 +90,7 @@ func projectCommand(s *session) *cobra.Command {
 			return err
 		}
 		projects = slices.DeleteFunc(projects, func(p bsn.Project) bool { return !*all && p.Account != s.ctx.Account })
-		return show(cmd, *asJSON, projects, "PROJECT KEYS RATE STATE", func() (rows [][]string) {
+		return show(cmd, *asJSON, projects, "PROJECT KEYS RATE QUOTA STATE", func() (rows [][]string) {
 			for _, p := range projects {
 				live := 0
 				for _, k := range p.Keys {
@@ -98,12 +98,12 @@ func projectCommand(s *session) *cobra.Command {
 						live++
 					}
 				}
-				rows = append(rows, []string{p.ID(), fmt.Sprint(live), rate(p.Limits), state(p.Revoked)})
+				rows = append(rows, []string{p.ID(), fmt.Sprint(live), or(rates(p.Limits), "default"), dash(quota(p.Quota)), state(p.Revoked)})
 			}
 			return rows
 		})
 	}
-	c.AddCommand(l, projectSet(s, "create", "make a project"), projectSet(s, "set", "set a project's limits and deployers anew: what is not named returns to the default"))
+	c.AddCommand(l, projectSet(s, "create", "make a project"), projectSet(s, "set", "set a project's requests per second and deployers: what is not named stays"), projectLimits(s))
 	c.AddCommand(&cobra.Command{
 		Use: "revoke NAME", Short: "end a project and all its keys, in every city, for good", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -122,11 +122,27 @@ func projectCommand(s *session) *cobra.Command {
 	return c
 }
 
-func rate(l bsn.Limits) string {
-	if l.RequestsPerSecond == 0 {
-		return "default"
+// rates says what limits there are, for people.
+func rates(l bsn.Limits) string {
+	var parts []string
+	if l.RequestsPerSecond > 0 {
+		parts = append(parts, fmt.Sprintf("%d/s", l.RequestsPerSecond))
 	}
-	return fmt.Sprintf("%d/s", l.RequestsPerSecond)
+	if l.UnitsPerSecond > 0 {
+		parts = append(parts, fmt.Sprintf("%d units/s", l.UnitsPerSecond))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func quota(q bsn.Quota) string {
+	var parts []string
+	if q.Daily > 0 {
+		parts = append(parts, fmt.Sprintf("%d/day", q.Daily))
+	}
+	if q.Monthly > 0 {
+		parts = append(parts, fmt.Sprintf("%d/month", q.Monthly))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func state(revoked bool) string {
@@ -181,72 +197,51 @@ func projectSet(s *session, use, short string) *cobra.Command {
 	return c
 }
 
-func keyCommand(s *session) *cobra.Command {
-	c := &cobra.Command{Use: "key", Short: "API keys of a project, each valid in one city"}
-	var project, city string
-	create := &cobra.Command{
-		Use: "create", Short: "make a key; it is shown once and kept in the context", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			secret, k, err := s.createKey(cmd.Context(), project, city)
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", secret)
-			fmt.Fprintf(cmd.ErrOrStderr(), "key %s of project %s for city %s\n", k.ID, s.projectID(project), city)
-			return nil
-		},
+func projectLimits(s *session) *cobra.Command {
+	var l bsn.Limits
+	var q bsn.Quota
+	c := &cobra.Command{
+		Use:     "limits NAME",
+		Short:   "set how much a project may use, in calls and in compute units: what is not named stays",
+		Example: `  bsn project limits web --rps 100 --cups 2000 --daily 5000000 --monthly 100000000`,
+		Args:    cobra.ExactArgs(1),
 	}
-	create.Flags().StringVar(&project, "project", "", "the project (default: the context's)")
-	create.Flags().StringVar(&city, "city", "", "the city whose gateway takes it")
-	create.MarkFlagRequired("city")
-
-	var of string
-	revoke := &cobra.Command{
-		Use: "revoke KEY", Short: "end a key for good, by its id or its text", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			_, k, err := s.account()
-			if err != nil {
-				return err
-			}
-			id := args[0]
-			if bsn.CheckKey(id) == nil {
-				id = bsn.HashKey(id)[:12]
-			}
-			_, project, err := bsn.SplitID(s.projectID(of), s.ctx.Account)
-			if err != nil {
-				return err
-			}
-			res, err := s.write(cmd.Context(), k, ledger.RevokeKey(project, id))
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "key %s is revoked, in block %d\n", id, res.Height)
-			return nil
-		},
-	}
-	revoke.Flags().StringVar(&of, "project", "", "the project (default: the context's)")
-
-	var listOf string
-	l := &cobra.Command{Use: "list", Short: "a project's keys", Args: cobra.NoArgs}
-	asJSON := jsonFlag(l)
-	l.Flags().StringVar(&listOf, "project", "", "the project (default: the context's)")
-	l.RunE = func(cmd *cobra.Command, _ []string) error {
+	c.Flags().IntVar(&l.RequestsPerSecond, "rps", 0, "requests per second at each gateway, averaged over ten seconds; 0 for the gateway's default")
+	c.Flags().IntVar(&l.UnitsPerSecond, "cups", 0, "compute units per second, likewise")
+	c.Flags().Int64Var(&q.Daily, "daily", 0, "compute units in a day, in all cities together; 0 for no bound")
+	c.Flags().Int64Var(&q.Monthly, "monthly", 0, "compute units in a month, likewise")
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		_, k, err := s.account()
+		if err != nil {
+			return err
+		}
 		r, err := s.reader()
 		if err != nil {
 			return err
 		}
-		p, err := read[bsn.Project](cmd.Context(), r, bsn.KindProject, s.projectID(listOf))
+		p, err := read[bsn.Project](cmd.Context(), r, bsn.KindProject, s.projectID(args[0]))
 		if err != nil {
 			return err
 		}
-		return show(cmd, *asJSON, p.Keys, "KEY CITY STATE", func() (rows [][]string) {
-			for _, k := range p.Keys {
-				rows = append(rows, []string{k.ID, k.City, state(k.Revoked || p.Revoked)})
+		for name, set := range map[string]func(){
+			"rps":     func() { p.Limits.RequestsPerSecond = l.RequestsPerSecond },
+			"cups":    func() { p.Limits.UnitsPerSecond = l.UnitsPerSecond },
+			"daily":   func() { p.Quota.Daily = q.Daily },
+			"monthly": func() { p.Quota.Monthly = q.Monthly },
+		} {
+			if cmd.Flags().Changed(name) {
+				set()
 			}
-			return rows
-		})
+		}
+		if err := errors.Join(p.Limits.Check(), p.Quota.Check()); err != nil {
+			return err
+		}
+		if _, err := s.write(cmd.Context(), k, ledger.SetLimits(p)); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "project %s: %s at each gateway, %s\n", p.ID(), or(rates(p.Limits), "the default"), or(quota(p.Quota), "no quota"))
+		return nil
 	}
-	c.AddCommand(create, revoke, l)
 	return c
 }
 
@@ -259,35 +254,6 @@ func (s *session) projectID(name string) string {
 		return name
 	}
 	return bsn.ID(s.ctx.Account, name)
-}
-
-// createKey makes a key and keeps its text in the context.
-func (s *session) createKey(ctx context.Context, project, city string) (string, bsn.Key, error) {
-	_, k, err := s.account()
-	if err != nil {
-		return "", bsn.Key{}, err
-	}
-	id := s.projectID(project)
-	_, name, err := bsn.SplitID(id, s.ctx.Account)
-	if err != nil {
-		return "", bsn.Key{}, err
-	}
-	secret, record := bsn.NewKey(city)
-	if _, err := s.write(ctx, k, ledger.AddKey(name, record)); err != nil {
-		return "", bsn.Key{}, err
-	}
-	s.keep(id, city, secret)
-	return secret, record, s.saveContext()
-}
-
-func (s *session) keep(project, city, secret string) {
-	if s.ctx.Keys == nil {
-		s.ctx.Keys = map[string]map[string]string{}
-	}
-	if s.ctx.Keys[project] == nil {
-		s.ctx.Keys[project] = map[string]string{}
-	}
-	s.ctx.Keys[project][city] = secret
 }
 
 func contextCommand(s *session) *cobra.Command {

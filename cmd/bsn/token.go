@@ -14,11 +14,13 @@ import (
 func tokenCommand(s *session) *cobra.Command {
 	var project, to string
 	var life time.Duration
+	var methods []string
+	var l bsn.Limits
 	c := &cobra.Command{
 		Use:   "token",
 		Short: "sign a short-lived token for a city's gateway, in place of an API key",
 		Example: `  bsn token --city paris --project web
-  curl -H "Authorization: Bearer $(bsn token --city paris)" …`,
+  curl -H "Authorization: Bearer $(bsn token --city paris --method 'eth_get*' --cups 100)" …`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			name, k, err := s.account()
@@ -30,6 +32,12 @@ func tokenCommand(s *session) *cobra.Command {
 			}
 			if life <= 0 || life > token.MaxLife {
 				return fmt.Errorf("a token lasts up to %v", token.MaxLife)
+			}
+			if _, err := (bsn.Restrictions{Methods: methods}).Normal(); err != nil {
+				return err
+			}
+			if err := l.Check(); err != nil {
+				return err
 			}
 			owner, p, err := bsn.SplitID(s.projectID(project), name)
 			if err != nil {
@@ -49,6 +57,7 @@ func tokenCommand(s *session) *cobra.Command {
 			now := time.Now()
 			text, err := token.Sign(k.ECDSA(), k.Address(), token.Claims{
 				Account: name, City: to, Network: s.ctx.Network, Project: p, Issued: now, Expires: now.Add(life),
+				Methods: methods, RequestsPerSecond: l.RequestsPerSecond, UnitsPerSecond: l.UnitsPerSecond,
 			})
 			if err != nil {
 				return err
@@ -60,6 +69,9 @@ func tokenCommand(s *session) *cobra.Command {
 	c.Flags().StringVar(&to, "city", "", "the city whose gateway takes it")
 	c.Flags().StringVar(&project, "project", "", "the project (default: the context's)")
 	c.Flags().DurationVar(&life, "life", 5*time.Minute, "how long it lasts")
+	c.Flags().StringSliceVar(&methods, "method", nil, "good for these methods only, as eth_call or eth_get*")
+	c.Flags().IntVar(&l.RequestsPerSecond, "rps", 0, "requests per second, averaged over ten seconds; 0: only the project's limit holds")
+	c.Flags().IntVar(&l.UnitsPerSecond, "cups", 0, "compute units per second, likewise")
 	c.MarkFlagRequired("city")
 	return c
 }

@@ -2,6 +2,7 @@ package evm
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,12 @@ const (
 // kaiaKinds are Kaia's own types without the lowest bits, which say who pays:
 // value transfer, with memo, account update, deploy, execution, cancel, anchoring.
 var kaiaKinds = map[byte]bool{0x08: true, 0x10: true, 0x20: true, kaiaDeploy: true, 0x30: true, 0x38: true, 0x48: true}
+
+// kaiaSends are those of them that are sent to somebody, whose address stands at
+// kaiaReceiver of the list: nonce, gas price, gas, to, value, from ….
+var kaiaSends = map[byte]bool{0x08: true, 0x10: true, 0x30: true}
+
+const kaiaReceiver = 3
 
 // Inspect decodes the transaction that eth_sendRawTransaction, or Kaia's
 // klay_sendRawTransaction and kaia_sendRawTransaction, hands in. It takes no
@@ -100,7 +107,9 @@ func inspectEthereum(t *bsn.Transaction, raw []byte, typed bool) error {
 	}
 	t.Hash = tx.Hash().Hex()
 	t.From = strings.ToLower(from.Hex())
-	t.Creates = tx.To() == nil
+	if t.Creates = tx.To() == nil; !t.Creates {
+		t.To = strings.ToLower(tx.To().Hex())
+	}
 	return nil
 }
 
@@ -129,9 +138,17 @@ func inspectKaia(t *bsn.Transaction, raw []byte) error {
 	if len(rest) != 0 {
 		return errors.New("more follows after its end")
 	}
-	for len(content) > 0 {
-		if _, _, content, err = rlp.Split(content); err != nil {
+	for position := 0; len(content) > 0; position++ {
+		var kind rlp.Kind
+		var item []byte
+		if kind, item, content, err = rlp.Split(content); err != nil {
 			return err
+		}
+		if position == kaiaReceiver && kaiaSends[raw[0]&^7] {
+			if kind != rlp.String || len(item) != common.AddressLength {
+				return errors.New("its receiver is no address")
+			}
+			t.To = "0x" + hex.EncodeToString(item)
 		}
 	}
 	t.Hash = crypto.Keccak256Hash(raw).Hex()

@@ -1,6 +1,7 @@
 package evm
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math/big"
@@ -72,6 +73,13 @@ func TestInspectEthereum(t *testing.T) {
 				continue
 			}
 			creates := strings.Contains(name, "creation")
+			receiver := "0x01" + strings.Repeat("00", 19)
+			if creates {
+				receiver = ""
+			}
+			if got.To != receiver {
+				t.Errorf("%s by %s: sent to %q", name, way.method, got.To)
+			}
 			if got.Hash != tx.Hash().Hex() || got.From != from || got.Creates != creates || string(got.Raw) != string(way.raw) {
 				t.Errorf("%s by %s: %+v", name, way.method, got)
 			}
@@ -81,6 +89,16 @@ func TestInspectEthereum(t *testing.T) {
 
 func TestInspectKaia(t *testing.T) {
 	content, err := rlp.EncodeToBytes([]any{uint64(1), "x", []any{[]byte{1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := []any{uint64(1), uint64(2), uint64(3), bytes.Repeat([]byte{0xab}, 20), uint64(0), bytes.Repeat([]byte{0xcd}, 20), []any{}}
+	sent, err := rlp.EncodeToBytes(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list[3] = bytes.Repeat([]byte{0xab}, 19)
+	short, err := rlp.EncodeToBytes(list)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,6 +113,19 @@ func TestInspectKaia(t *testing.T) {
 		}
 		if known && (got.From != "" || got.Creates != (group == 0x28) || got.Hash != crypto.Keccak256Hash(raw).Hex()) {
 			t.Errorf("type 0x%x: %+v", kind, got)
+		}
+		if known && got.To != "" {
+			t.Errorf("type 0x%x without a receiver: %+v", kind, got)
+		}
+		if known {
+			raw := append([]byte{byte(kind)}, sent...)
+			got, err := Inspect("kaia_sendRawTransaction", params(raw))
+			if receives := group == 0x08 || group == 0x10 || group == 0x30; err != nil || (got.To == "0x"+strings.Repeat("ab", 20)) != receives || !receives && got.To != "" {
+				t.Errorf("type 0x%x: %+v, %v", kind, got, err)
+			}
+			if _, err := Inspect("kaia_sendRawTransaction", params(append([]byte{byte(kind)}, short...))); (err == nil) != (group != 0x08 && group != 0x10 && group != 0x30) {
+				t.Errorf("type 0x%x with a receiver of 19 bytes: %v", kind, err)
+			}
 		}
 		if _, err := Inspect("eth_sendRawTransaction", params(raw)); err == nil {
 			t.Errorf("type 0x%x passed as Ethereum's", kind)

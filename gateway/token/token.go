@@ -34,13 +34,22 @@ type Claims struct {
 	Project string // a project's name, of this account
 	Issued  time.Time
 	Expires time.Time
+	// Methods, if there are any, are those that the token is good for, as in
+	// [bsn.Restrictions], and the rates, if not 0, what it may use: less than the
+	// project may, which bounds it all the same.
+	Methods           []string
+	RequestsPerSecond int // rps
+	UnitsPerSecond    int // cups
 }
 
 // wire is the form of the claims in a token.
 type wire struct {
 	jwt.RegisteredClaims
-	Network string `json:"network"`
-	Project string `json:"project"`
+	Network string   `json:"network"`
+	Project string   `json:"project"`
+	Methods []string `json:"methods,omitempty"`
+	RPS     int      `json:"rps,omitempty"`
+	CUPS    int      `json:"cups,omitempty"`
 }
 
 // Is tells whether a text means to be a token, unlike an API key.
@@ -54,7 +63,7 @@ func Sign(key *ecdsa.PrivateKey, address string, c Claims) (string, error) {
 			Issuer: c.Account, Audience: jwt.ClaimStrings{c.City},
 			IssuedAt: jwt.NewNumericDate(c.Issued), ExpiresAt: jwt.NewNumericDate(c.Expires),
 		},
-		Network: c.Network, Project: c.Project,
+		Network: c.Network, Project: c.Project, Methods: c.Methods, RPS: c.RequestsPerSecond, CUPS: c.UnitsPerSecond,
 	})
 	t.Header["kid"] = address
 	text, err := t.SignedString(key)
@@ -107,6 +116,7 @@ func Verify(text string, at Where, keys func(account string) ([]Key, error)) (Cl
 	}
 	return Claims{
 		Account: w.Issuer, City: at.City, Network: w.Network, Project: w.Project, Issued: w.IssuedAt.UTC(), Expires: w.ExpiresAt.UTC(),
+		Methods: w.Methods, RequestsPerSecond: w.RPS, UnitsPerSecond: w.CUPS,
 	}, signer, nil
 }
 

@@ -3,6 +3,7 @@ package token
 import (
 	"encoding/base64"
 	"math/big"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ func refused(t *testing.T, err error, reason string) {
 func TestTokenIsGoodForItsCityAndTime(t *testing.T) {
 	f := sign(t, nil)
 	c, k, err := f.verify(here)
-	if err != nil || c != claims() || k.Address != "one" {
+	if err != nil || !reflect.DeepEqual(c, claims()) || k.Address != "one" {
 		t.Fatalf("%+v %+v %v", c, k, err)
 	}
 	later, elsewhere, stranger := here, here, here
@@ -166,7 +167,7 @@ func FuzzVerify(f *testing.F) {
 	public := crypto.CompressPubkey(&k.PublicKey)
 	f.Fuzz(func(t *testing.T, text string) {
 		c, _, err := Verify(text, here, func(string) ([]Key, error) { return []Key{{"one", public}}, nil })
-		if err == nil && c != claims() {
+		if err == nil && !reflect.DeepEqual(c, claims()) {
 			t.Errorf("%q says %+v", text, c)
 		}
 	})

@@ -30,7 +30,6 @@ const (
 	maxProjects  = 2000 // of an account, revoked ones included
 	maxKeys      = 256  // of a project, revoked ones included
 	maxDeployers = 64
-	maxRate      = 1_000_000
 )
 
 // Keeper holds portals, accounts and projects.
@@ -112,7 +111,7 @@ func (k *Keeper) RegisterAccount(ctx context.Context, m *pb.MsgRegisterAccount) 
 	return k.Accounts.Set(ctx, m.Name, bsn.Account{Name: m.Name, Portal: w.Name, Identity: id})
 }
 
-// SetProject makes a project or changes its limits and deployers.
+// SetProject makes a project or changes its requests per second and deployers.
 func (k *Keeper) SetProject(ctx context.Context, m *pb.MsgSetProject) error {
 	w, err := k.writers.As(ctx, m.Account, bsn.KindAccount)
 	if err != nil {
@@ -121,8 +120,8 @@ func (k *Keeper) SetProject(ctx context.Context, m *pb.MsgSetProject) error {
 	if err := bsn.CheckName("project", m.Name); err != nil {
 		return err
 	}
-	if m.RequestsPerSecond > maxRate {
-		return fmt.Errorf("%d requests per second: the most is %d", m.RequestsPerSecond, maxRate)
+	if m.RequestsPerSecond > bsn.MaxRequestsPerSecond {
+		return fmt.Errorf("%d requests per second: the most is %d", m.RequestsPerSecond, bsn.MaxRequestsPerSecond)
 	}
 	if len(m.Deployers) > maxDeployers {
 		return fmt.Errorf("%d deployers: the most is %d", len(m.Deployers), maxDeployers)
@@ -139,7 +138,7 @@ func (k *Keeper) SetProject(ctx context.Context, m *pb.MsgSetProject) error {
 	if p.Revoked {
 		return fmt.Errorf("project %q is revoked", p.ID())
 	}
-	p.Limits = bsn.Limits{RequestsPerSecond: int(m.RequestsPerSecond)}
+	p.Limits.RequestsPerSecond = int(m.RequestsPerSecond)
 	p.Deployers = nil
 	for _, d := range m.Deployers {
 		if !common.IsHexAddress(d) {
@@ -178,8 +177,8 @@ func (k *Keeper) AddKey(ctx context.Context, m *pb.MsgAddKey) error {
 	if p.Revoked {
 		return fmt.Errorf("project %q is revoked", p.ID())
 	}
-	if b, err := hex.DecodeString(m.Hash); err != nil || len(b) != 32 || m.Hash != strings.ToLower(m.Hash) {
-		return errors.New("key's hash must be a SHA-256 in 64 lower-case hex digits")
+	if err := checkHash(m.Hash); err != nil {
+		return err
 	}
 	if _, err := k.operators.Staying(ctx, m.City); err != nil {
 		return err
@@ -196,11 +195,23 @@ func (k *Keeper) AddKey(ctx context.Context, m *pb.MsgAddKey) error {
 	} else if !errors.Is(err, collections.ErrNotFound) {
 		return fmt.Errorf("read keys: %w", err)
 	}
+	return k.newKey(ctx, p, bsn.Key{ID: m.Hash[:12], City: m.City, Hash: m.Hash})
+}
+
+func checkHash(hash string) error {
+	if b, err := hex.DecodeString(hash); err != nil || len(b) != 32 || hash != strings.ToLower(hash) {
+		return errors.New("key's hash must be a SHA-256 in 64 lower-case hex digits")
+	}
+	return nil
+}
+
+// newKey adds a key that no project has.
+func (k *Keeper) newKey(ctx context.Context, p bsn.Project, key bsn.Key) error {
 	if len(p.Keys) >= maxKeys {
 		return fmt.Errorf("project %q has had its %d keys: make another project", p.ID(), maxKeys)
 	}
-	p.Keys = append(p.Keys, bsn.Key{ID: m.Hash[:12], City: m.City, Hash: m.Hash})
-	if err := k.hashes.Set(ctx, m.Hash, p.ID()); err != nil {
+	p.Keys = append(p.Keys, key)
+	if err := k.hashes.Set(ctx, key.Hash, p.ID()); err != nil {
 		return err
 	}
 	return k.Projects.Set(ctx, p.ID(), p)

@@ -18,8 +18,8 @@ type Module struct {
 	record.Genesis[state]
 }
 
-// NewModule wires the module.
-func NewModule(k *Keeper) Module {
+// NewModule wires the module with the messages of a protocol version.
+func NewModule(k *Keeper, version uint64) Module {
 	return Module{
 		Module: record.Module{
 			ModuleName: StoreKey,
@@ -27,8 +27,17 @@ func NewModule(k *Keeper) Module {
 				r.RegisterImplementations((*sdk.Msg)(nil), &pb.MsgRegisterPortal{}, &pb.MsgRegisterAccount{},
 					&pb.MsgSetProject{}, &pb.MsgRevokeProject{}, &pb.MsgAddKey{}, &pb.MsgRevokeKey{})
 				msgservice.RegisterMsgServiceDesc(r, &pb.Msg_serviceDesc)
+				if version >= LimitsVersion {
+					r.RegisterImplementations((*sdk.Msg)(nil), &pb.MsgSetKey{}, &pb.MsgSetLimits{})
+					msgservice.RegisterMsgServiceDesc(r, &pb.Limits_serviceDesc)
+				}
 			},
-			Services: func(c module.Configurator) { pb.RegisterMsgServer(c.MsgServer(), server{k}) },
+			Services: func(c module.Configurator) {
+				pb.RegisterMsgServer(c.MsgServer(), server{k})
+				if version >= LimitsVersion {
+					pb.RegisterLimitsServer(c.MsgServer(), server{k})
+				}
+			},
 		},
 		Genesis: record.Genesis[state]{Import: k.init, Export: k.export},
 	}
