@@ -11,9 +11,9 @@ import (
 var _ = register(benchmark{"gateway", "one gateway beside HAProxy, before a stand-in for a node", gatewayBench})
 
 const (
-	loadSpan   = 5 * time.Second
-	loadRounds = 3
-	warmSpan   = 2 * time.Second
+	roundSpan = 5 * time.Second
+	rounds    = 3
+	warmSpan  = 2 * time.Second
 	// enough is how much faster than HAProxy the stand-in must be, asked directly:
 	// else it is what was measured.
 	enough = 1.4
@@ -68,9 +68,9 @@ func sides(ctx context.Context, c call, n int, all ...*side) error {
 			return err
 		}
 	}
-	for i := range loadRounds {
+	for i := range rounds {
 		for _, s := range all {
-			say("%s over %d connections (%d of %d)", s.name, n, i+1, loadRounds)
+			say("%s over %d connections (%d of %d)", s.name, n, i+1, rounds)
 			var before, after float64
 			var err error
 			if s.process != nil {
@@ -78,7 +78,7 @@ func sides(ctx context.Context, c call, n int, all ...*side) error {
 					return err
 				}
 			}
-			m, err := closedLoop(ctx, s.target, c, n, loadSpan)
+			m, err := closedLoop(ctx, s.target, c, n, roundSpan)
 			if err != nil {
 				return err
 			}
@@ -146,18 +146,18 @@ func uncached(ctx context.Context, g *rig, r *report) error {
 // openLoopStage measures answers at half of what HAProxy can do.
 func openLoopStage(ctx context.Context, g *rig, r *report) error {
 	say("how much HAProxy can do")
-	top, err := closedLoop(ctx, g.proxied, ethCall, 32, loadSpan)
+	top, err := closedLoop(ctx, g.proxied, ethCall, 32, roundSpan)
 	if err != nil {
 		return err
 	}
 	var ours, proxied []float64
-	for i := range loadRounds {
-		say("%.0f calls a second, whatever comes back (%d of %d)", top.rps/2, i+1, loadRounds)
-		a, err := openLoop(ctx, g.ours, ethCall, 64, top.rps/2, loadSpan)
+	for i := range rounds {
+		say("%.0f calls a second, whatever comes back (%d of %d)", top.rps/2, i+1, rounds)
+		a, err := openLoop(ctx, g.ours, ethCall, 64, top.rps/2, roundSpan)
 		if err != nil {
 			return err
 		}
-		b, err := openLoop(ctx, g.proxied, ethCall, 64, top.rps/2, loadSpan)
+		b, err := openLoop(ctx, g.proxied, ethCall, 64, top.rps/2, roundSpan)
 		if err != nil {
 			return err
 		}

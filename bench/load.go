@@ -95,27 +95,17 @@ var (
 
 // answer reads an answer and checks that it holds a result.
 func (k *connection) answer() error {
-	length := -1
-	for first := true; ; first = false {
-		line, err := k.in.ReadSlice('\n')
-		if err != nil {
-			return fmt.Errorf("read answer: %w", err)
-		}
-		if first && !bytes.HasPrefix(line, okStatus) {
-			rest, _ := k.in.Peek(k.in.Buffered())
-			return fmt.Errorf("answer is %s%s", line, rest)
-		}
-		if len(line) <= 2 {
-			break
-		}
-		if len(line) > len(contentLength) && bytes.EqualFold(line[:len(contentLength)], contentLength) {
-			if length, err = strconv.Atoi(string(bytes.TrimSpace(line[len(contentLength):]))); err != nil {
-				return fmt.Errorf("read answer: %w", err)
-			}
-		}
+	line, err := k.in.ReadSlice('\n')
+	if err != nil {
+		return fmt.Errorf("read answer: %w", err)
 	}
-	if length < 0 {
-		return errors.New("answer has no length")
+	if !bytes.HasPrefix(line, okStatus) {
+		rest, _ := k.in.Peek(k.in.Buffered())
+		return fmt.Errorf("answer is %s%s", line, rest)
+	}
+	length, err := readHeader(k.in)
+	if err != nil {
+		return fmt.Errorf("read answer: %w", err)
 	}
 	start, err := k.in.Peek(min(length, 512))
 	if err != nil {

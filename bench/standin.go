@@ -1,20 +1,21 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/coder/websocket"
-	"github.com/valyala/fasthttp"
-	"golang.org/x/sync/errgroup"
 )
 
 // The stand-in answers like a node whose chain has a block a second, as fast as a
@@ -35,21 +36,21 @@ func standIn(ctx context.Context, httpAt, wsAt string) error {
 	if err != nil {
 		return fmt.Errorf("stand-in: %w", err)
 	}
-	server := &fasthttp.Server{Handler: s.serve, NoDefaultServerHeader: true, NoDefaultDate: true}
-	socketServer := &http.Server{Handler: http.HandlerFunc(s.socket)}
-	var g errgroup.Group
-	g.Go(func() error { return server.Serve(calls) })
-	g.Go(func() error {
-		if err := socketServer.Serve(sockets); !errors.Is(err, http.ErrServerClosed) {
-			return err
+	server := &http.Server{Handler: http.HandlerFunc(s.socket)}
+	context.AfterFunc(ctx, func() { calls.Close(); server.Close() })
+	go func() {
+		for {
+			conn, err := calls.Accept()
+			if err != nil {
+				return
+			}
+			go s.serve(conn)
 		}
-		return nil
-	})
-	g.Go(func() error {
-		<-ctx.Done()
-		return errors.Join(socketServer.Close(), server.Shutdown())
-	})
-	return g.Wait()
+	}()
+	if err := server.Serve(sockets); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("stand-in: %w", err)
+	}
+	return nil
 }
 
 // chainOfTime is a chain whose height tells the time.
@@ -129,22 +130,56 @@ func (s *chainOfTime) named(params []byte) (int64, bool) {
 	return n, err == nil && n <= s.height()
 }
 
-// serve takes one request. Those that gateways send are read without a JSON parser,
-// so that it stays faster than what it measures.
-func (s *chainOfTime) serve(ctx *fasthttp.RequestCtx) {
-	body := ctx.PostBody()
-	id, method, params := member(body, `"id":`), member(body, `"method":"`), body[bytes.Index(body, []byte(`"params":`))+len(`"params":`):]
-	ctx.SetContentType("application/json")
-	r := &ctx.Response
-	r.AppendBodyString(`{"jsonrpc":"2.0","id":`)
-	r.AppendBody(id)
-	r.AppendBodyString(`,"result":`)
-	r.AppendBodyString(s.answerTo(string(method), bytes.TrimSuffix(params, []byte("}"))))
-	r.AppendBodyString("}")
+// serve answers the requests of a connection. They come from gateways and the load
+// generator only, so that they are read by the simplest means: what is measured must
+// be slower.
+func (s *chainOfTime) serve(conn net.Conn) {
+	defer conn.Close()
+	in := bufio.NewReaderSize(conn, 64<<10)
+	var body, out []byte
+	for {
+		length, err := readHeader(in)
+		if err != nil {
+			return
+		}
+		body = slices.Grow(body[:0], length)[:length]
+		if _, err := io.ReadFull(in, body); err != nil {
+			return
+		}
+		_, params, _ := bytes.Cut(body, []byte(`"params":`))
+		id, result := memberOf(body, `"id":`), s.answerTo(string(memberOf(body, `"method":"`)), bytes.TrimSuffix(params, []byte("}")))
+		const before, between = `{"jsonrpc":"2.0","id":`, `,"result":`
+		out = append(out[:0], "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "...)
+		out = strconv.AppendInt(out, int64(len(before)+len(id)+len(between)+len(result)+1), 10)
+		out = append(out, "\r\n\r\n"+before...)
+		out = append(append(append(append(out, id...), between...), result...), '}')
+		if _, err := conn.Write(out); err != nil {
+			return
+		}
+	}
 }
 
-// member is what follows a name, up to a quote, comma or bracket.
-func member(body []byte, name string) []byte {
+// readHeader reads a header and returns the length of what follows it; what the
+// reader reads into is not kept.
+func readHeader(in *bufio.Reader) (length int, err error) {
+	for {
+		line, err := in.ReadSlice('\n')
+		if err != nil {
+			return 0, err
+		}
+		if len(line) <= 2 {
+			return length, nil
+		}
+		if len(line) > len(contentLength) && bytes.EqualFold(line[:len(contentLength)], contentLength) {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(line[len(contentLength):]))); err != nil {
+				return 0, err
+			}
+		}
+	}
+}
+
+// memberOf is what follows a name, up to a quote, comma or bracket.
+func memberOf(body []byte, name string) []byte {
 	at := bytes.Index(body, []byte(name))
 	if at < 0 {
 		return []byte("null")

@@ -2,6 +2,7 @@ package city
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -21,7 +22,14 @@ func TestNeighboursHoldTogether(t *testing.T) {
 		degree := map[string]int{}
 		edges := map[string][]string{}
 		for name, c := range cities {
-			for _, n := range neighbours(c, cities) {
+			near, far := neighbours(c, cities)
+			for _, f := range far {
+				theirs, ours := neighbours(f, cities)
+				if !slices.ContainsFunc(ours, func(o bsn.City) bool { return o.Name == name }) || slices.ContainsFunc(theirs, func(o bsn.City) bool { return o.Name == name }) {
+					t.Fatalf("%s lets go of %s, which does not let go of it", name, f.Name)
+				}
+			}
+			for _, n := range near {
 				if n.Name == name {
 					t.Fatalf("%s is its own neighbour", name)
 				}
@@ -79,7 +87,7 @@ func TestNeighboursAreActive(t *testing.T) {
 		"vienna": {Name: "vienna", Index: 2, Status: bsn.CityAdmitted},
 		"berlin": {Name: "berlin", Index: 3, Status: bsn.CityActive},
 	}
-	if n := neighbours(cities["paris"], cities); len(n) != 1 || n[0].Name != "berlin" {
+	if n, _ := neighbours(cities["paris"], cities); len(n) != 1 || n[0].Name != "berlin" {
 		t.Errorf("neighbours of paris: %v", n)
 	}
 }

@@ -182,15 +182,20 @@ func (d *daemon) sayTogether(ctx context.Context, messages []ledger.Message) {
 
 // connect keeps the ledger node connected to those of its neighbours.
 func (d *daemon) connect(v view, self bsn.City) error {
-	var peers []string
-	for _, c := range neighbours(self, v.cities) {
+	var peers, others []string
+	near, far := neighbours(self, v.cities)
+	for _, c := range near {
 		peers = append(peers, d.peer(c))
 	}
+	for _, c := range far {
+		others = append(others, c.NodeID())
+	}
+	slices.Sort(others)
 	// With none known yet it stays with those that it joined through.
-	if len(peers) == 0 || !d.asked.changed("peers", "", strings.Join(peers, ",")) {
+	if len(peers) == 0 || !d.asked.changed("peers", "", strings.Join(append(slices.Clone(peers), others...), ",")) {
 		return nil
 	}
-	err := d.ledger.Connect(peers)
+	err := d.ledger.Connect(peers, others)
 	if err != nil {
 		d.asked.forget("peers", "")
 	}
@@ -203,7 +208,8 @@ func (d *daemon) firstPeers() (out []string) {
 	for _, c := range d.others() {
 		cities[c.Name] = c
 	}
-	for _, c := range neighbours(bsn.City{Name: d.home.Name, Index: d.state.Index}, cities) {
+	near, _ := neighbours(bsn.City{Name: d.home.Name, Index: d.state.Index}, cities)
+	for _, c := range near {
 		out = append(out, d.peer(c))
 	}
 	return out

@@ -301,9 +301,9 @@ func use[T any](ctx context.Context, h *Holder, wait time.Duration, f func(ctx c
 func (h *Holder) Network() string { return h.network }
 
 // Connect is Node's, and holds over restarts.
-func (h *Holder) Connect(peers []string) error {
+func (h *Holder) Connect(peers, others []string) error {
 	_, err := use(context.Background(), h, restartWait, func(_ context.Context, n *Node, _ bool) (struct{}, error) {
-		return struct{}{}, n.Connect(peers)
+		return struct{}{}, n.Connect(peers, others)
 	})
 	return err
 }

@@ -339,8 +339,9 @@ func (n *Node) Stop() error {
 func (n *Node) Network() string { return n.network }
 
 // Connect makes these the peers, "id@host:port", that the node keeps connected to,
-// in place of those that it was told before.
-func (n *Node) Connect(peers []string) error {
+// in place of those that it was told before, and lets go of others, given by their
+// node ids.
+func (n *Node) Connect(peers, others []string) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.comet == nil {
@@ -355,6 +356,11 @@ func (n *Node) Connect(peers []string) error {
 	n.peers = slices.Clone(peers)
 	if err := s.DialPeersAsync(fresh); err != nil {
 		return fmt.Errorf("dial peers: %w", err)
+	}
+	for _, id := range others {
+		if p := s.Peers().Get(p2p.ID(id)); p != nil {
+			s.StopPeerGracefully(p)
+		}
 	}
 	return nil
 }

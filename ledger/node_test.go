@@ -199,11 +199,11 @@ func TestNodeRefusesOddReads(t *testing.T) {
 	}
 	// Peers that cannot be are refused one by one.
 	for _, peer := range []string{"nonsense", "zz@127.0.0.1:1", strings.Repeat("0", 40) + "@127.0.0.1:99999"} {
-		if err := n.Connect([]string{peer}); err == nil {
+		if err := n.Connect([]string{peer}, nil); err == nil {
 			t.Errorf("connects to %q", peer)
 		}
 	}
-	if err := n.Connect([]string{strings.Repeat("1", 40) + "@127.0.0.1:1"}); err != nil {
+	if err := n.Connect([]string{strings.Repeat("1", 40) + "@127.0.0.1:1"}, []string{strings.Repeat("2", 40), "nonsense"}); err != nil {
 		t.Error(err)
 	}
 }

@@ -56,3 +56,19 @@ func TestOnlyCitiesNodesArePeers(t *testing.T) {
 		t.Errorf("another city's node: %v", err)
 	}
 }
+
+func TestPeersAreLetGo(t *testing.T) {
+	t.Parallel()
+	w := found(t, 3, bsn.Parameters{})
+	has := func(i, j int) bool {
+		return w.nodes[i].comet.Switch().Peers().Has(w.nodes[j].comet.NodeInfo().ID())
+	}
+	w.until("three nodes to be connected", func() bool { return has(0, 1) && has(1, 2) && has(2, 0) && has(0, 2) })
+	id := func(i int) string { return string(w.nodes[i].comet.NodeInfo().ID()) }
+	for _, pair := range [][2]int{{0, 2}, {2, 0}} {
+		if err := w.nodes[pair[0]].Connect([]string{w.peers[1]}, []string{id(pair[1])}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.until("two of them to part", func() bool { return !has(0, 2) && !has(2, 0) && has(0, 1) && has(2, 1) })
+}
