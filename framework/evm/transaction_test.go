@@ -236,7 +236,7 @@ func TestLoadMethods(t *testing.T) {
 		"eth_call":               {Class: bsn.MethodRead, Block: 2, Units: 20},
 		"eth_getLogs":            {Class: bsn.MethodRead, Filter: 1, Units: 50},
 		"eth_sendRawTransaction": {Class: bsn.MethodSend, Units: 50},
-		"eth_subscribe":          {Class: bsn.MethodSubscribe, Filter: 2, Units: 10},
+		"eth_subscribe":          {Class: bsn.MethodSubscribe, Filter: 2, Units: 10, Notify: 2},
 	} {
 		if got := standard.Methods[name]; got != want {
 			t.Errorf("%s: %+v, want %+v", name, got, want)
