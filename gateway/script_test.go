@@ -23,6 +23,7 @@ type scriptBlock struct {
 	number       int
 	hash, parent string
 	logs         []string // JSON
+	pad          string
 }
 
 func (b *scriptBlock) json() string {
@@ -30,7 +31,7 @@ func (b *scriptBlock) json() string {
 	if len(b.logs) > 0 {
 		bloom = strings.Repeat("1", 512)
 	}
-	return fmt.Sprintf(`{"number":"0x%x","hash":"%s","parentHash":"%s","logsBloom":"0x%s"`, b.number, b.hash, b.parent, bloom)
+	return fmt.Sprintf(`{"number":"0x%x","hash":"%s","parentHash":"%s","logsBloom":"0x%s","extraData":"0x%s"`, b.number, b.hash, b.parent, bloom, b.pad)
 }
 
 // script is a chain that several nodes serve. What a node says is the test's to
@@ -38,6 +39,7 @@ func (b *scriptBlock) json() string {
 type script struct {
 	mu    sync.Mutex
 	made  int
+	pad   string // makes heads large
 	all   map[string]*scriptBlock
 	canon []*scriptBlock
 }
@@ -56,7 +58,7 @@ func scriptHash(n int) string {
 func (s *script) grow(logs int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b := &scriptBlock{number: len(s.canon), hash: scriptHash(s.made), parent: "0x" + strings.Repeat("0", 64)}
+	b := &scriptBlock{number: len(s.canon), hash: scriptHash(s.made), parent: "0x" + strings.Repeat("0", 64), pad: s.pad}
 	s.made++
 	if n := len(s.canon); n > 0 {
 		b.parent = s.canon[n-1].hash
@@ -134,6 +136,12 @@ func (n *scriptNode) drop(refuses bool) {
 		_ = conn.CloseNow()
 		delete(n.conns, conn)
 	}
+}
+
+func (n *scriptNode) height() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.seen) - 1
 }
 
 // count is how often a method was called.
