@@ -56,7 +56,11 @@ func (d *daemon) startGateway(ctx context.Context) error {
 		API: "http://" + d.addr(bsn.PortAPI), Secret: d.secret, Level: d.cfg.Log.Level.String(),
 		Gateway: gateway.Config{
 			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json", Handover: "handover.sock",
-			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, MaxBatch: g.MaxBatch,
+			TLS: gateway.TLS(g.TLS), TrustedProxies: g.Proxies(), ProxyHeader: g.ProxyHeader,
+			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, CompressBytes: g.CompressBytes,
+			MaxConnections: g.MaxConnections, MaxConnectionsPerClient: g.MaxConnectionsPerClient, MaxBatch: g.MaxBatch,
+			HeaderTimeout: g.HeaderTimeout, ReadTimeout: g.ReadTimeout, WriteTimeout: g.WriteTimeout, IdleTimeout: g.IdleTimeout,
+			DrainTimeout:     g.DrainTimeout,
 			MaxSubscriptions: g.MaxSubscriptions, MaxBackfill: g.MaxBackfill, RequestsPerSecond: g.RequestsPerSecond,
 			AppRequestsPerSecond: g.AppRequestsPerSecond, UnitsPerSecond: g.UnitsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,
 			Alone: gateway.Alone{Reads: g.Alone.Reads, Writes: g.Alone.Writes},
@@ -71,7 +75,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 		// With another binary in its place the gateway is started anew.
 		Env:     []string{"BSN_BINARY=" + d.binary.stamp},
 		Files:   []bsn.File{{Path: GatewayFile, Mode: 0o600, Content: b}},
-		Address: listen[0], Ports: map[string]int{"http": bsn.PortGateway}, StopTimeout: 15 * time.Second,
+		Address: listen[0], Ports: map[string]int{"http": bsn.PortGateway}, StopTimeout: g.DrainTimeout + 5*time.Second,
 		Handover: true,
 	})
 }

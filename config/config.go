@@ -106,6 +106,24 @@ type Gateway struct {
 	MaxLag               int64         `yaml:"maxLag"`
 	UpstreamTimeout      time.Duration `yaml:"upstreamTimeout"`
 	Alone                Alone         `yaml:"alone"`
+
+	TLS                     TLS           `yaml:"tls"`
+	TrustedProxies          string        `yaml:"trustedProxies"`
+	ProxyHeader             string        `yaml:"proxyHeader"`
+	CompressBytes           int           `yaml:"compressBytes"`
+	MaxConnections          int           `yaml:"maxConnections"`
+	MaxConnectionsPerClient int           `yaml:"maxConnectionsPerClient"`
+	HeaderTimeout           time.Duration `yaml:"headerTimeout"`
+	ReadTimeout             time.Duration `yaml:"readTimeout"`
+	WriteTimeout            time.Duration `yaml:"writeTimeout"`
+	IdleTimeout             time.Duration `yaml:"idleTimeout"`
+	DrainTimeout            time.Duration `yaml:"drainTimeout"`
+}
+
+// TLS is the section gateway.tls.
+type TLS struct {
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
 }
 
 // Alone is the section gateway.alone.
@@ -207,6 +225,19 @@ func (c Config) check() error {
 			return fmt.Errorf("gateway.listen: %w", err)
 		}
 	}
+	if t := c.Gateway.TLS; (t.Certificate == "") != (t.Key == "") ||
+		t.Certificate != "" && (!filepath.IsAbs(t.Certificate) || !filepath.IsAbs(t.Key)) {
+		return errors.New("gateway.tls: certificate and key must both be given, as absolute paths")
+	}
+	for _, network := range c.Gateway.Proxies() {
+		_, err := netip.ParsePrefix(network)
+		if _, addrErr := netip.ParseAddr(network); err != nil && addrErr != nil {
+			return fmt.Errorf("gateway.trustedProxies: %q must be an address, or a network such as 10.0.0.0/8", network)
+		}
+	}
+	if h := strings.ToLower(c.Gateway.ProxyHeader); h != "x-forwarded-for" && h != "forwarded" {
+		return fmt.Errorf("gateway.proxyHeader: %q must be x-forwarded-for or forwarded", c.Gateway.ProxyHeader)
+	}
 	for _, r := range c.City.Refuse {
 		if account, app, ok := strings.Cut(r.App, "/"); !ok || account == "" || app == "" {
 			return fmt.Errorf("city.refuse: %q must be account/app or account/*", r.App)
@@ -237,6 +268,9 @@ func (c Config) check() error {
 
 // Addresses splits Listen.
 func (g Gateway) Addresses() []string { return split(g.Listen) }
+
+// Proxies splits TrustedProxies.
+func (g Gateway) Proxies() []string { return split(g.TrustedProxies) }
 
 func split(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })

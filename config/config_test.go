@@ -43,16 +43,20 @@ func TestLaterFilesAndEnvironmentOverride(t *testing.T) {
 
 func TestBadSettingsAreNamed(t *testing.T) {
 	for text, want := range map[string]string{
-		"gateway: {maxBatches: 7}":              "maxBatches",
-		"gateway: {upstreamTimeout: soon}":      "upstreamTimeout",
-		"log: {level: loud}":                    "loud",
-		"city: {api: localhost}":                "city.api",
-		"city: {refuse: [{app: mallory}]}":      "account/*",
-		"city: {refuse: [{app: mallory/game}]}": "reason",
-		"software: {binaries: {kaia: bin/k}}":   "absolute",
-		"gateway: [":                            "bsn.yaml",
-		"gateway: {alone: {reads: 1s}}":         "gateway.alone",
-		"artifacts: {maxBytes: 0}":              "artifacts.maxBytes",
+		"gateway: {maxBatches: 7}":                 "maxBatches",
+		"gateway: {upstreamTimeout: soon}":         "upstreamTimeout",
+		"log: {level: loud}":                       "loud",
+		"city: {api: localhost}":                   "city.api",
+		"city: {refuse: [{app: mallory}]}":         "account/*",
+		"city: {refuse: [{app: mallory/game}]}":    "reason",
+		"software: {binaries: {kaia: bin/k}}":      "absolute",
+		"gateway: [":                               "bsn.yaml",
+		"gateway: {alone: {reads: 1s}}":            "gateway.alone",
+		"gateway: {tls: {certificate: /c.pem}}":    "gateway.tls",
+		"gateway: {tls: {certificate: c, key: k}}": "absolute paths",
+		"gateway: {trustedProxies: 10.0.0.0/40}":   "gateway.trustedProxies",
+		"gateway: {proxyHeader: via}":              "gateway.proxyHeader",
+		"artifacts: {maxBytes: 0}":                 "artifacts.maxBytes",
 	} {
 		path := write(t, text)
 		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {

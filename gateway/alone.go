@@ -44,7 +44,25 @@ type standing struct {
 	since  time.Time     // that block's own time
 }
 
+// standing tells how the gateway stands now, as of a moment ago: each call asks.
 func (g *Gateway) standing() standing {
+	change, tick := g.directory.changes.Load(), time.Now().UnixNano()/int64(presentTick)
+	if s := g.stood.Load(); s != nil && s.change == change && s.tick == tick {
+		return s.standing
+	}
+	s := &stood{g.stands(), change, tick}
+	g.stood.Store(s)
+	return s.standing
+}
+
+// stood is a standing, as of one state of the directory and one tick.
+type stood struct {
+	standing
+	change uint64
+	tick   int64
+}
+
+func (g *Gateway) stands() standing {
 	age, known := g.directory.clock.Age()
 	s := standing{alone: known && age > bsn.HaltedAfter, allows: allowsAll, age: age}
 	switch {

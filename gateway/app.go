@@ -273,7 +273,7 @@ func (g *Gateway) serveDescription(w http.ResponseWriter, r *http.Request) {
 // with {"result": …}.
 func (g *Gateway) serveQuery(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
-	c, bad, ok := g.authorise(keyOf(r), peerOf(r))
+	c, bad, ok := g.authorise(keyOf(r), g.peerOf(r))
 	if !ok {
 		g.replyApp(w, nil, failOf(bad))
 		return

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -41,16 +40,6 @@ type peer struct {
 	ip netip.Addr
 	// origin is the header of that name, which browsers set: the page that calls.
 	origin string
-}
-
-// peerOf reads where a request comes from.
-func peerOf(r *http.Request) peer {
-	c := peer{origin: r.Header.Get("Origin")}
-	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		c.ip, _ = netip.ParseAddr(host)
-		c.ip = c.ip.Unmap()
-	}
-	return c
 }
 
 // authorise finds the project of a key that is good in this city, and for who shows it.
@@ -217,9 +206,9 @@ func (g *Gateway) answer(ctx context.Context, c caller, p *pool, m message, meth
 		}
 		return subscribe(ctx, p, m)
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.cfg.UpstreamTimeout)
-	defer cancel()
-	return p.read(ctx, appendRequest(make([]byte, 0, 64+len(m.method)+len(m.params)), 1, m.method, m.params), g.cfg.MaxResponseBytes)
+	bounded := within(ctx, g.cfg.UpstreamTimeout)
+	defer bounded.end()
+	return p.read(bounded, appendRequest(make([]byte, 0, 64+len(m.method)+len(m.params)), 1, m.method, m.params), g.cfg.MaxResponseBytes)
 }
 
 func quote(s string) []byte {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/openbsn/bsn"
@@ -148,7 +149,8 @@ func appsOf(k bsn.Key) (apps []string) {
 // directory is the gateway's view of the ledger: read by every call, changed by
 // the one follower.
 type directory struct {
-	clock age.Clock
+	clock   age.Clock
+	changes atomic.Uint64 // counts what was taken in
 
 	mu      sync.RWMutex
 	records *records  // nil until something is known; replaced and changed under mu
@@ -237,6 +239,7 @@ func (d *directory) replace(r *records, now time.Time) {
 	defer d.mu.Unlock()
 	d.records, d.contact, d.dirty = r, now, true
 	d.clock.Saw(r.Time)
+	d.changes.Add(1)
 }
 
 // restore takes over records of an earlier run, unless the ledger was faster, and
@@ -249,6 +252,7 @@ func (d *directory) restore(r *records, counted age.State) {
 	if d.records == nil {
 		d.records = r
 	}
+	d.changes.Add(1)
 }
 
 // advance takes in a block. It tells whether a chain changed, and returns the
@@ -262,6 +266,7 @@ func (d *directory) advance(b bsn.Block, now time.Time) (chains bool, broken []e
 	for _, c := range b.Changes {
 		d.dirty = d.dirty || slices.Contains(followed, c.Kind)
 	}
+	d.changes.Add(1)
 	return chains, broken
 }
 

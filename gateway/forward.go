@@ -8,13 +8,16 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway/http1"
 )
 
-// newTransport makes the connections to nodes: kept open, many a node, plain
-// HTTP/1.1 without compression since nodes are near or behind the link.
+// newTransport makes the connections to nodes that speak HTTPS: kept open, many a
+// node, without compression. Most nodes are near or behind the link and speak plain
+// HTTP, for which there is [http1.Client].
 func newTransport() *http.Transport {
 	return &http.Transport{
 		DialContext:            (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
@@ -35,19 +38,56 @@ type statusError int
 
 func (e statusError) Error() string { return fmt.Sprintf("node answers with HTTP status %d", int(e)) }
 
-// Requests to nodes share these header values. With an empty idempotency key
-// the transport repeats a request on a fresh connection when the node had just
-// closed the idle one. All requests may be repeated: a transaction that arrives
-// twice is the same transaction.
+// nodeHeader is what requests to nodes share over HTTPS. With an empty idempotency
+// key the transport repeats a request on a fresh connection when the node had just
+// closed the idle one, as [http1.Client] does. All requests may be repeated: a
+// transaction that arrives twice is the same transaction.
 var nodeHeader = http.Header{
 	"Content-Type":      {"application/json"},
 	"User-Agent":        {"bsn-gateway"},
 	"X-Idempotency-Key": {},
 }
 
-// post sends a request to the node and returns its response of at most limit
-// bytes. It follows no redirect: a node does not choose where the gateway calls.
-func (n *node) post(ctx context.Context, request []byte, limit int64) ([]byte, error) {
+// newDirect makes the client of a node that speaks plain HTTP, nil for another.
+func newDirect(u *url.URL) *http1.Client {
+	if u.Scheme != "http" {
+		return nil
+	}
+	address := u.Host
+	if u.Port() == "" {
+		address = net.JoinHostPort(u.Hostname(), "80")
+	}
+	return http1.NewClient(address, u.Host, u.RequestURI(), "Content-Type: application/json\r\nUser-Agent: bsn-gateway\r\n")
+}
+
+// post sends a request to the node and returns its response of at most limit bytes,
+// which is the caller's to keep. It follows no redirect: a node does not choose where
+// the gateway calls. A mortal request ends when the node is found dead.
+func (n *node) post(ctx context.Context, request []byte, limit int64, mortal bool) ([]byte, error) {
+	if n.direct == nil {
+		return n.postSecurely(ctx, request, limit, mortal)
+	}
+	a, err := n.direct.Post(ctx, request, limit, mortal)
+	switch {
+	case errors.Is(err, http1.ErrAnswerTooLarge):
+		return nil, errTooLarge
+	case err != nil:
+		return nil, err
+	case a.Status != http.StatusOK:
+		return nil, statusError(a.Status)
+	}
+	return a.Body, nil
+}
+
+// postSecurely is post over HTTPS.
+func (n *node) postSecurely(ctx context.Context, request []byte, limit int64, mortal bool) ([]byte, error) {
+	if mortal {
+		life, _ := n.alive()
+		asking, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(life, cancel)()
+		ctx = asking
+	}
 	r := (&http.Request{
 		Method: http.MethodPost, URL: n.url, Host: n.url.Host, Header: nodeHeader,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -83,13 +123,8 @@ func (n *node) post(ctx context.Context, request []byte, limit int64) ([]byte, e
 // node's health is noted.
 func (n *node) ask(ctx context.Context, request []byte, limit int64) (answer, error) {
 	life, alive := n.alive()
-	asking, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if alive {
-		// What waits for a node that is found dead meanwhile goes elsewhere at once.
-		defer context.AfterFunc(life, cancel)()
-	}
-	text, err := n.post(asking, request, limit)
+	// What waits for a node that is found dead meanwhile goes elsewhere at once.
+	text, err := n.post(ctx, request, limit, alive)
 	if err == nil {
 		var a answer
 		if a, err = parseAnswer(text); err == nil {

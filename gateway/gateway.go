@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -23,9 +24,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway/http1"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -38,9 +41,17 @@ type Config struct {
 	Network string `yaml:"network"`
 	// Net is the network's number in virtual addresses; default [bsn.DefaultNet].
 	Net bsn.Net `yaml:"net"`
-	// Listen are the host:port addresses to serve on, plain HTTP and WebSocket on
+	// Listen are the host:port addresses to serve on: HTTP/1.1, HTTP/2 and WebSocket on
 	// each. Required for Run.
 	Listen []string `yaml:"listen"`
+	// TLS is the certificate for those that are no loopback addresses; these take
+	// both HTTPS and plain HTTP. Without it all take plain HTTP only.
+	TLS TLS `yaml:"tls"`
+	// TrustedProxies are addresses and networks (CIDR) of proxies whose word counts on
+	// whom they stand for: what the header field ProxyHeader says, x-forwarded-for
+	// (the default) or forwarded.
+	TrustedProxies []string `yaml:"trustedProxies"`
+	ProxyHeader    string   `yaml:"proxyHeader"`
 	// Metrics is the loopback host:port for /metrics (Prometheus), /usage (what
 	// each project used since the start) and /health; empty for none.
 	Metrics string `yaml:"metrics"`
@@ -58,6 +69,14 @@ type Config struct {
 	// MaxResponseBytes bounds an answer, and all answers of a batch together;
 	// default 32 MiB.
 	MaxResponseBytes int64 `yaml:"maxResponseBytes"`
+	// CompressBytes is the size from which on answers are compressed for clients that
+	// take gzip; default 16 KiB, negative for never.
+	CompressBytes int `yaml:"compressBytes"`
+	// MaxConnections is the most open connections, MaxConnectionsPerClient the most of
+	// one IPv4 address or IPv6 /64 network. The second does not hold for loopback
+	// addresses and trusted proxies. Default 16384 and 1024.
+	MaxConnections          int `yaml:"maxConnections"`
+	MaxConnectionsPerClient int `yaml:"maxConnectionsPerClient"`
 	// MaxBatch is the most requests in one batch; default 100.
 	MaxBatch int `yaml:"maxBatch"`
 	// MaxSubscriptions is the most subscriptions of one WebSocket; default 100.
@@ -82,8 +101,10 @@ type Config struct {
 
 	// ReadTimeout is how long a request may take to arrive; default 30 s.
 	ReadTimeout time.Duration `yaml:"readTimeout"`
-	// WriteTimeout is how long a request may take in all, until its answer has
-	// gone out; default 2 min.
+	// HeaderTimeout is how long its header may take, and the first request of a
+	// connection to come; default 10 s.
+	HeaderTimeout time.Duration `yaml:"headerTimeout"`
+	// WriteTimeout is how long an answer may take to go out; default 2 min.
 	WriteTimeout time.Duration `yaml:"writeTimeout"`
 	// IdleTimeout is how long a connection is kept between two requests; default 2 min.
 	IdleTimeout time.Duration `yaml:"idleTimeout"`
@@ -106,6 +127,9 @@ func (c *Config) complete() error {
 	orDefault(&c.Net, bsn.DefaultNet)
 	orDefault(&c.MaxRequestBytes, 1<<20)
 	orDefault(&c.MaxResponseBytes, 32<<20)
+	orDefault(&c.CompressBytes, 16<<10)
+	orDefault(&c.MaxConnections, 16384)
+	orDefault(&c.MaxConnectionsPerClient, 1024)
 	orDefault(&c.MaxBatch, 100)
 	orDefault(&c.MaxSubscriptions, 100)
 	orDefault(&c.MaxBackfill, 1024)
@@ -115,6 +139,7 @@ func (c *Config) complete() error {
 	orDefault(&c.Alone.Reads, time.Hour)
 	orDefault(&c.Alone.Writes, time.Minute)
 	orDefault(&c.ReadTimeout, 30*time.Second)
+	orDefault(&c.HeaderTimeout, 10*time.Second)
 	orDefault(&c.WriteTimeout, 2*time.Minute)
 	orDefault(&c.IdleTimeout, 2*time.Minute)
 	orDefault(&c.UpstreamTimeout, 30*time.Second)
@@ -124,9 +149,11 @@ func (c *Config) complete() error {
 	}
 	for name, n := range map[string]int64{
 		"maxRequestBytes": c.MaxRequestBytes, "maxResponseBytes": c.MaxResponseBytes, "maxBatch": int64(c.MaxBatch),
+		"maxConnections": int64(c.MaxConnections), "maxConnectionsPerClient": int64(c.MaxConnectionsPerClient),
 		"maxSubscriptions": int64(c.MaxSubscriptions), "maxBackfill": int64(c.MaxBackfill), "requestsPerSecond": int64(c.RequestsPerSecond), "unitsPerSecond": int64(c.UnitsPerSecond),
 		"appRequestsPerSecond": int64(c.AppRequestsPerSecond), "maxLag": c.MaxLag, "readTimeout": int64(c.ReadTimeout),
-		"writeTimeout": int64(c.WriteTimeout), "idleTimeout": int64(c.IdleTimeout),
+		"headerTimeout": int64(c.HeaderTimeout),
+		"writeTimeout":  int64(c.WriteTimeout), "idleTimeout": int64(c.IdleTimeout),
 		"upstreamTimeout": int64(c.UpstreamTimeout), "drainTimeout": int64(c.DrainTimeout),
 		"alone.reads": int64(c.Alone.Reads), "alone.writes": int64(c.Alone.Writes),
 	} {
@@ -155,9 +182,12 @@ type Gateway struct {
 	upstreams *upstreams
 	packages  *packages
 	meter     *meter
-	handler   http.Handler
 	// allowances of keys and projects, and of apps.
 	allowances, apps *allowances
+	proxies          proxies
+	front            *http1.Server
+	now              atomic.Pointer[present]
+	stood            atomic.Pointer[stood]
 
 	// draining ends when the gateway is about to stop; open are the WebSockets.
 	draining context.Context
@@ -205,14 +235,35 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	g.tails.open = map[tailKey]*tail{}
 	context.AfterFunc(g.draining, g.lookAll)
 	context.AfterFunc(g.replaced, g.lookAll)
+	var err error
+	if g.proxies, err = newProxies(cfg.TrustedProxies, cfg.ProxyHeader); err != nil {
+		return nil, err
+	}
+	if g.front, err = g.newFront(); err != nil {
+		return nil, err
+	}
 	g.meter.watch(g)
-	g.handler = g.routes()
 	return g, nil
 }
 
-// Handler serves the gateway's addresses. It answers 503 until Run has read the
-// ledger or the state file.
-func (g *Gateway) Handler() http.Handler { return g.handler }
+// newFront makes the server of the gateway's addresses. It answers 503 until Run has
+// read the ledger or the state file.
+func (g *Gateway) newFront() (*http1.Server, error) {
+	secure, err := newTLS(g.cfg.TLS, g.log)
+	if err != nil {
+		return nil, err
+	}
+	return &http1.Server{
+		Fast: g.serveFast, Handler: g.tellReplaced(g.routes()), TLS: secure,
+		MaxHeaderBytes: maxHeaderBytes, HeaderTimeout: g.cfg.HeaderTimeout, ReadTimeout: g.cfg.ReadTimeout,
+		WriteTimeout: g.cfg.WriteTimeout, IdleTimeout: g.cfg.IdleTimeout,
+		MaxConns: g.cfg.MaxConnections, MaxConnsPerIP: g.cfg.MaxConnectionsPerClient,
+		Unbounded: func(a netip.Addr) bool { return a.IsLoopback() || g.proxies.trusts(a) },
+		Log:       g.log,
+	}, nil
+}
+
+const maxHeaderBytes = 16 << 10
 
 func (g *Gateway) routes() http.Handler {
 	mux := http.NewServeMux()
@@ -220,6 +271,8 @@ func (g *Gateway) routes() http.Handler {
 	mux.HandleFunc("POST /rpc/{chain}/{key}", g.here(g.serveRPC))
 	mux.HandleFunc("GET /rpc/{chain}", g.here(g.serveSocket))
 	mux.HandleFunc("GET /rpc/{chain}/{key}", g.here(g.serveSocket))
+	mux.HandleFunc("/api/{project}/{path...}", g.serveBSN)
+	mux.HandleFunc("/rest/{chain}/", g.here(g.serveREST))
 	mux.HandleFunc("GET /app/{account}/{app}", g.here(g.serveDescription))
 	mux.HandleFunc("GET /app/{account}/{app}/{contract}/{function}", g.here(g.serveQuery))
 	mux.HandleFunc("POST /app/{account}/{app}/{contract}/{function}", g.here(g.serveQuery))
@@ -227,8 +280,13 @@ func (g *Gateway) routes() http.Handler {
 	mux.HandleFunc("GET /{$}", g.serveRoot)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.commonHeaders(w.Header())
-		if r.Method == http.MethodOptions { // a browser asks before it calls
+		if r.Method == http.MethodOptions {
+			maps.Copy(w.Header(), preflightHeaders)
 			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		if isGRPC(r) {
+			g.serveGRPC(w, r)
 			return
 		}
 		mux.ServeHTTP(w, r)
@@ -243,7 +301,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		return errors.New("gateway configuration: listen names no address")
 	}
 	type served struct {
-		*http.Server
+		server
 		net.Listener
 	}
 	var servers []served
@@ -254,7 +312,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	succeeds := len(inherited) > 0
 	var addresses []string
 	var sockets []net.Listener
-	listen := func(address string, h http.Handler) error {
+	listen := func(address string, by server) error {
 		l := inherited[address]
 		if delete(inherited, address); l == nil {
 			var err error
@@ -263,7 +321,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 			}
 		}
 		addresses, sockets = append(addresses, address), append(sockets, l)
-		servers = append(servers, served{g.server(g.tellReplaced(h)), l})
+		servers = append(servers, served{by, l})
 		return nil
 	}
 	defer func() {
@@ -275,12 +333,12 @@ func (g *Gateway) Run(ctx context.Context) error {
 		}
 	}()
 	for _, address := range g.cfg.Listen {
-		if err := listen(address, g.handler); err != nil {
+		if err := listen(address, g.front); err != nil {
 			return err
 		}
 	}
 	if g.cfg.Metrics != "" {
-		if err := listen(g.cfg.Metrics, g.private()); err != nil {
+		if err := listen(g.cfg.Metrics, g.privateServer()); err != nil {
 			return err
 		}
 	}
@@ -310,6 +368,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	} else if handed {
 		g.log.Info("another gateway has taken over", "city", g.cfg.City)
 		g.replace()
+		g.front.Retire()
 		for _, l := range sockets {
 			l.Close() // not what waits there: the other gateway has it too
 		}
@@ -330,7 +389,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err := shutdown.Wait(); err != nil {
 		g.log.Warn("gateway stops before all calls were answered", "error", err)
 		for _, s := range servers {
-			s.Server.Close()
+			s.server.Close()
 		}
 	}
 	select {
@@ -345,14 +404,22 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return context.Cause(serving)
 }
 
-func (g *Gateway) server(h http.Handler) *http.Server {
+// server is what serves listeners.
+type server interface {
+	Serve(net.Listener) error
+	Shutdown(context.Context) error
+	Close() error
+}
+
+// privateServer serves the machine's operator.
+func (g *Gateway) privateServer() *http.Server {
 	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
+		Handler:           g.tellReplaced(g.private()),
+		ReadHeaderTimeout: g.cfg.HeaderTimeout,
 		ReadTimeout:       g.cfg.ReadTimeout,
 		WriteTimeout:      g.cfg.WriteTimeout,
 		IdleTimeout:       g.cfg.IdleTimeout,
-		MaxHeaderBytes:    16 << 10,
+		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 }

@@ -144,10 +144,17 @@ func (g *Gateway) private() http.Handler {
 // authorisation, and no browser adds it by itself.
 var (
 	allowOrigin   = []string{"*"}
-	allowMethods  = []string{"GET, POST, OPTIONS"}
-	allowHeaders  = []string{"content-type, x-api-key, authorization"}
 	exposeHeaders = []string{"bsn-ledger-height, bsn-ledger-age, bsn-alone, bsn-city-status, bsn-city-until, retry-after, bsn-units, ratelimit, ratelimit-policy"}
-	allowAge      = []string{"86400"}
+)
+
+// preflightHeaders answer a browser that asks before it calls.
+var (
+	preflightHeaders = http.Header{
+		"Access-Control-Allow-Methods": {"GET, POST, OPTIONS"},
+		"Access-Control-Allow-Headers": {"content-type, content-encoding, x-api-key, authorization"},
+		"Access-Control-Max-Age":       {"86400"},
+	}
+	preflightLines = headerLines(preflightHeaders)
 )
 
 // heightHeader tells how far the ledger was known when an answer was given. While
@@ -161,10 +168,7 @@ const (
 
 func (g *Gateway) commonHeaders(h http.Header) {
 	h["Access-Control-Allow-Origin"] = allowOrigin
-	h["Access-Control-Allow-Methods"] = allowMethods
-	h["Access-Control-Allow-Headers"] = allowHeaders
 	h["Access-Control-Expose-Headers"] = exposeHeaders
-	h["Access-Control-Max-Age"] = allowAge
 	if s := g.directory.state(); s.known {
 		h[heightHeader] = []string{strconv.FormatInt(s.height, 10)}
 	}

@@ -88,7 +88,7 @@ func (g *Gateway) elsewhere(w http.ResponseWriter, r *http.Request) bool {
 		chain = v.Chain
 		serves = func(city string) bool { _, ok := app.Serving(city, v.Number); return ok }
 	} else {
-		path = "/rpc/" + chain // a key in the path is not for another operator's eyes
+		path = "/rpc/" + chain // a key in the path, or a project, is not for another operator's eyes
 	}
 	text, to, moved := g.moved(chain, serves)
 	if !moved {

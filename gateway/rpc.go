@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -10,37 +11,68 @@ import (
 	"sync/atomic"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway/http1"
 	"golang.org/x/sync/errgroup"
 )
 
 // batchParallel is how many reads of one batch run at once.
 const batchParallel = 16
 
-// keyOf returns the key that a request gives, in the path or in a header.
-func keyOf(r *http.Request) string {
-	if key := r.PathValue("key"); key != "" {
-		return key
+// keyFrom returns the key that two header fields give.
+func keyFrom(apiKey, authorization string) string {
+	if apiKey != "" {
+		return apiKey
 	}
-	if key := r.Header.Get("X-Api-Key"); key != "" {
-		return key
-	}
-	if scheme, key, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+	if scheme, key, ok := strings.Cut(authorization, " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(key)
 	}
 	return ""
 }
 
+// keyOf returns the key that a request gives in a header.
+func keyOf(r *http.Request) string {
+	return keyFrom(r.Header.Get("X-Api-Key"), r.Header.Get("Authorization"))
+}
+
 // admit finds who calls and the chain that they mean.
-func (g *Gateway) admit(r *http.Request) (c caller, p *pool, bad answer, ok bool) {
-	if c, bad, ok = g.authorise(keyOf(r), peerOf(r)); ok {
-		p, bad, ok = g.route(r.PathValue("chain"))
+func (g *Gateway) admit(to address, secret string, from peer) (c caller, p *pool, bad answer, ok bool) {
+	if c, bad, ok = g.authorise(secret, from); !ok {
+		return c, nil, bad, false
 	}
+	switch {
+	case to.foreign:
+		return c, nil, refuse(outcomeRefused, codeKey, "the address must name the project as account.project: /api/%s/%s/rpc",
+			strings.Replace(c.id, "/", ".", 1), clipName(to.chain)).with(http.StatusNotFound), false
+	case to.project != "" && to.project != c.id:
+		return c, nil, refuse(outcomeRefused, codeKey, "this key does not belong to the project that the address names").with(http.StatusForbidden), false
+	}
+	p, bad, ok = g.route(to.chain)
 	return c, p, bad, ok
 }
 
-// serveRPC answers JSON-RPC over HTTP.
+// addressOf reads the address of a request from its path, as routes has it.
+func addressOf(r *http.Request) (a address) {
+	a.chain, a.key = r.PathValue("chain"), r.PathValue("key")
+	if project := r.PathValue("project"); project != "" {
+		a.setProject(project)
+	}
+	return a
+}
+
+// admitRequest is admit for the handlers.
+func (g *Gateway) admitRequest(r *http.Request) (c caller, p *pool, bad answer, ok bool) {
+	to := addressOf(r)
+	secret := to.key
+	if secret == "" {
+		secret = keyOf(r)
+	}
+	return g.admit(to, secret, g.peerOf(r))
+}
+
+// serveRPC answers JSON-RPC over HTTP as serveFast does, for requests that are not
+// plain and for HTTP/2.
 func (g *Gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
-	c, p, bad, ok := g.admit(r)
+	c, p, bad, ok := g.admitRequest(r)
 	if !ok {
 		g.reply(w, nil, bad)
 		return
@@ -50,35 +82,36 @@ func (g *Gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		g.reply(w, nil, bad)
 		return
 	}
+	g.sendSlow(w, r, g.respond(r.Context(), c, p, text))
+}
+
+// respond answers the text of a request: one message, or a batch.
+func (g *Gateway) respond(ctx context.Context, c caller, p *pool, text []byte) rpcReply {
 	if start := skipSpace(text, 0); start < len(text) && text[start] == '[' {
-		out, spent, status := g.batch(r.Context(), c, p, text, nil)
-		spent.tell(w.Header())
-		g.write(w, status, out)
-		return
+		out, cost, status := g.batch(ctx, c, p, text, nil)
+		if out == nil {
+			status = http.StatusNoContent
+		}
+		return rpcReply{answer: answer{status: status, spent: cost}, batch: out}
 	}
 	m, bad, ok := parseMessage(text)
 	if !ok {
-		g.reply(w, m.id, bad)
-		return
+		return rpcReply{answer: bad, id: m.id}
 	}
-	a := g.call(r.Context(), c, p, m, nil)
+	a := g.call(ctx, c, p, m, nil)
 	if m.id == nil { // a notification has no response
-		a.spent.tell(w.Header())
-		w.WriteHeader(http.StatusNoContent)
-		return
+		return rpcReply{answer: answer{status: http.StatusNoContent, spent: a.spent}}
 	}
-	g.reply(w, m.id, a)
+	return rpcReply{answer: a, id: m.id}
 }
 
 // readBody reads a request's body within the limit.
 func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) (text []byte, bad answer, ok bool) {
-	if e := r.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return nil, refuse(outcomeMalformed, codeRequest, "requests are taken without compression").with(http.StatusUnsupportedMediaType), false
-	}
-	limit := g.cfg.MaxRequestBytes
-	tooLarge := r.ContentLength > limit
-	if !tooLarge {
-		var err error
+	var err error
+	switch limit := g.cfg.MaxRequestBytes; {
+	case r.ContentLength > limit:
+		err = http1.ErrTooLarge
+	default:
 		body := http.MaxBytesReader(w, r.Body, limit)
 		if r.ContentLength >= 0 {
 			text = make([]byte, r.ContentLength)
@@ -87,13 +120,15 @@ func (g *Gateway) readBody(w http.ResponseWriter, r *http.Request) (text []byte,
 			text, err = io.ReadAll(body)
 		}
 		var over *http.MaxBytesError
-		tooLarge = errors.As(err, &over)
-		if err != nil && !tooLarge {
-			return nil, refuse(outcomeMalformed, codeParse, "request did not arrive in full").with(http.StatusBadRequest), false
+		if err != nil && !errors.As(err, &over) {
+			err = http1.ErrCutShort
 		}
 	}
-	if tooLarge {
-		return nil, exceed(kindSize, 0, "request is larger than %d bytes", limit).with(http.StatusRequestEntityTooLarge), false
+	if err == nil {
+		text, err = g.decode(r.Header.Get("Content-Encoding"), text)
+	}
+	if err != nil {
+		return nil, g.badBody(err), false
 	}
 	return text, answer{}, true
 }
@@ -164,17 +199,31 @@ func inOrder(p *pool, m message) bool {
 	return class == bsn.MethodSend || class == bsn.MethodSubscribe
 }
 
-// reply writes a JSON-RPC response that stands alone.
+// reply writes a JSON-RPC response that stands alone and is not large.
 func (g *Gateway) reply(w http.ResponseWriter, id []byte, a answer) {
-	status := a.status
-	if status == 0 {
-		status = http.StatusOK
+	g.sendSlow(w, nil, rpcReply{answer: a, id: id})
+}
+
+// sendSlow is sendFast for the handlers. Without a request nothing is compressed.
+func (g *Gateway) sendSlow(w http.ResponseWriter, r *http.Request, reply rpcReply) {
+	reply.spent.tell(w.Header())
+	if reply.status == http.StatusNoContent {
+		w.WriteHeader(reply.status)
+		return
 	}
-	a.spent.tell(w.Header())
-	if a.retryAfter > 0 || status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", strconv.Itoa(retrySeconds(a.retryAfter)))
+	if wait, ok := reply.retry(); ok {
+		w.Header().Set("Retry-After", strconv.Itoa(wait))
 	}
-	g.write(w, status, appendReply(make([]byte, 0, 48+len(id)+len(a.result)+len(a.failure)), id, a))
+	parts := reply.parts()
+	if g.compresses(parts) {
+		w.Header().Set("Vary", "Accept-Encoding")
+		if r != nil && takesGzip([]byte(r.Header.Get("Accept-Encoding"))) {
+			w.Header().Set("Content-Encoding", "gzip")
+			g.write(w, reply.httpStatus(), deflate(parts[:]...))
+			return
+		}
+	}
+	g.write(w, reply.httpStatus(), bytes.Join(parts[:], nil))
 }
 
 // write writes a body of JSON; none if text is empty.

@@ -2,17 +2,33 @@ package gateway
 
 import (
 	"fmt"
+	"net"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway/http1"
 )
 
-func newServer(g *Gateway) *httptest.Server { return httptest.NewServer(g.Handler()) }
+// testServer serves a gateway as Run does.
+type testServer struct {
+	URL   string
+	front *http1.Server
+}
+
+func newServer(g *Gateway) testServer {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	go g.front.Serve(l)
+	return testServer{"http://" + l.Addr().String(), g.front}
+}
+
+func (s testServer) Close() { s.front.Close() }
 
 func TestRPC(t *testing.T) {
 	n := startTwoCities(t, Config{MaxRequestBytes: 4096, MaxResponseBytes: 64 << 10, MaxBatch: 4})

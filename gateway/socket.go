@@ -71,7 +71,7 @@ type socket struct {
 // It needs no more of w than that it can be hijacked, and returns at once: the
 // connection goes on by itself, and holds nothing of the request.
 func (g *Gateway) serveSocket(w http.ResponseWriter, r *http.Request) {
-	c, p, bad, ok := g.admit(r)
+	c, p, bad, ok := g.admitRequest(r)
 	if !ok {
 		g.reply(w, nil, bad)
 		return

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway/http1"
 )
 
 const (
@@ -134,6 +135,7 @@ type node struct {
 	endpoint  bsn.Endpoint
 	url       *url.URL
 	transport *http.Transport
+	direct    *http1.Client // if the node speaks plain HTTP
 	log       *slog.Logger
 	forget    context.CancelFunc // ends the watch
 
@@ -158,7 +160,10 @@ func newNode(ctx context.Context, u *upstreams, p *pool, city string, endpoint b
 	ctx, forget := context.WithCancel(ctx)
 	n := &node{
 		city: city, chain: p.chain.Name, endpoint: endpoint, url: address,
-		transport: u.transport, log: u.log, forget: forget,
+		transport: u.transport, direct: newDirect(address), log: u.log, forget: forget,
+	}
+	if n.direct != nil {
+		context.AfterFunc(ctx, n.direct.Close)
 	}
 	n.life, n.end = context.WithCancel(context.Background())
 	if _, ok := p.methods.Methods[headMethod]; ok {
@@ -181,9 +186,15 @@ func (n *node) setAlive(alive bool, reason error) {
 	switch was := n.life.Err() == nil; {
 	case was && !alive:
 		n.end()
+		if n.direct != nil {
+			n.direct.Abort()
+		}
 		n.log.Warn("node does not answer", "chain", n.chain, "city", n.city, "error", reason)
 	case alive && !was:
 		n.life, n.end = context.WithCancel(context.Background())
+		if n.direct != nil {
+			n.direct.Revive()
+		}
 		n.log.Info("node answers again", "chain", n.chain, "city", n.city)
 	}
 }
@@ -227,7 +238,7 @@ func (n *node) watch(ctx context.Context, used *atomic.Int64) {
 func (n *node) askHead(ctx context.Context) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	text, err := n.post(ctx, appendRequest(nil, 1, headMethod, nil), 1<<16)
+	text, err := n.post(ctx, appendRequest(nil, 1, headMethod, nil), 1<<16, false)
 	if err != nil {
 		return 0, err
 	}

@@ -1,0 +1,105 @@
+package gateway
+
+import (
+	"net/http"
+	"strings"
+)
+
+// serveBSN answers the forms of address that BSN's gateways have, beside the one that
+// serveFast knows:
+//
+//	POST /api/{account}.{project}/{chain}/{rpc|evmrpc}         key as x-api-key
+//	GET  /api/{account}.{project}/{chain}/{ws|evmws}           key as x-api-key; WebSocket
+//	GET  /api/{account}.{project}/{key}/{chain}[/{ws|evmws}]   WebSocket
+//	any  /api/{account}.{project}/{chain}/rest/…               key as x-api-key
+func (g *Gateway) serveBSN(w http.ResponseWriter, r *http.Request) {
+	parts := strings.Split(strings.TrimSuffix(r.PathValue("path"), "/"), "/")
+	key := ""
+	if looksLikeKey(parts[0]) && len(parts) > 1 {
+		key, parts = parts[0], parts[1:]
+	}
+	chain, protocol, more := parts[0], "", len(parts) > 2
+	if len(parts) > 1 {
+		protocol = parts[1]
+	} else if key != "" {
+		protocol = protocolWS
+	}
+	r.SetPathValue("chain", chain)
+	r.SetPathValue("key", key)
+	var next http.HandlerFunc
+	switch protocol {
+	case protocolREST:
+		next, more = g.serveREST, false
+	case protocolRPC, protocolEVMRPC:
+		if r.Method == http.MethodPost {
+			next = g.serveRPC
+		}
+	case protocolWS, protocolEVMWS:
+		if r.Method == http.MethodGet {
+			next = g.serveSocket
+		}
+	}
+	if next == nil || more {
+		text := "nothing is here: POST …/rpc or …/evmrpc is JSON-RPC, GET …/ws or …/evmws a WebSocket, and nothing lies below them"
+		g.reply(w, nil, refuse(outcomeRefused, codeRequest, "%s", text).with(http.StatusNotFound))
+		return
+	}
+	g.here(next)(w, r)
+}
+
+// serveREST answers REST. No framework here has such an interface: a framework that
+// has one gets its rows in the method table, and its calls take the way of all calls.
+func (g *Gateway) serveREST(w http.ResponseWriter, r *http.Request) {
+	_, p, bad, ok := g.admitRequest(r)
+	if !ok {
+		g.replyApp(w, nil, failApp(bad.status, "%s", errorText(bad.failure)))
+		return
+	}
+	g.replyApp(w, nil, failApp(http.StatusNotImplemented, "chain %s (%s) has no REST interface: call it at /rpc/%s",
+		p.chain.Name, p.chain.Framework, p.chain.Name))
+}
+
+// Status codes of gRPC.
+const (
+	grpcUnimplemented   = "12"
+	grpcUnauthenticated = "16"
+)
+
+func isGRPC(r *http.Request) bool {
+	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+}
+
+// serveGRPC answers gRPC, whose key and chain are metadata: x-api-key and x-bsn-chain.
+// No framework here speaks it.
+func (g *Gateway) serveGRPC(w http.ResponseWriter, r *http.Request) {
+	status, text := grpcUnimplemented, "no chain here speaks gRPC"
+	if _, bad, ok := g.authorise(keyOf(r), g.peerOf(r)); !ok {
+		status, text = grpcUnauthenticated, errorText(bad.failure)
+	} else if chain := r.Header.Get("X-Bsn-Chain"); chain != "" {
+		if p, bad, ok := g.route(chain); ok {
+			text = "chain " + p.chain.Name + " (" + p.chain.Framework + ") does not speak gRPC: call it at /rpc/" + p.chain.Name
+		} else {
+			text = errorText(bad.failure)
+		}
+	}
+	h := w.Header()
+	h.Set("Content-Type", "application/grpc")
+	h.Set("Grpc-Status", status)
+	h.Set("Grpc-Message", grpcText(text))
+	w.WriteHeader(http.StatusOK)
+}
+
+// grpcText writes a message as gRPC has it in headers: percent-encoded where a byte is
+// not printable ASCII.
+func grpcText(text string) string {
+	var b strings.Builder
+	for _, c := range []byte(text) {
+		if c < ' ' || c > '~' || c == '%' {
+			const hex = "0123456789ABCDEF"
+			b.Write([]byte{'%', hex[c>>4], hex[c&15]})
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
