@@ -48,6 +48,7 @@ type meter struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	sockets  prometheus.Gauge
+	streams  *prometheus.GaugeVec
 	notices  *prometheus.CounterVec
 	refused  *prometheus.CounterVec
 
@@ -68,6 +69,9 @@ func newMeter() *meter {
 		sockets: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "bsn_gateway_websockets", Help: "Open WebSocket connections of clients.",
 		}),
+		streams: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "bsn_gateway_subscriptions", Help: "Subscriptions of clients that one subscription at a node serves.",
+		}, []string{"chain"}),
 		notices: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bsn_gateway_notifications_total", Help: "Notifications of subscriptions sent to clients.",
 		}, []string{"chain"}),
@@ -76,7 +80,7 @@ func newMeter() *meter {
 		}, []string{"reason"}),
 		usage: map[usageKey]*usage{},
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.sockets, m.notices, m.refused,
+	m.registry.MustRegister(m.requests, m.seconds, m.sockets, m.streams, m.notices, m.refused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

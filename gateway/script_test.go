@@ -90,6 +90,7 @@ type scriptNode struct {
 	asked   map[string]int
 	conns   map[*websocket.Conn]map[string]string // subscriptions, by id: of what
 	last    int
+	paused  chan struct{} // until it is closed, nothing is answered
 }
 
 func startScriptNode(t testing.TB, chain *script) *scriptNode {
@@ -138,6 +139,24 @@ func (n *scriptNode) drop(refuses bool) {
 	}
 }
 
+// pause makes the node hang, as a stopped process does.
+func (n *scriptNode) pause() (resume func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := make(chan struct{})
+	n.paused = c
+	return sync.OnceFunc(func() { close(c) })
+}
+
+func (n *scriptNode) hang() {
+	n.mu.Lock()
+	c := n.paused
+	n.mu.Unlock()
+	if c != nil {
+		<-c
+	}
+}
+
 func (n *scriptNode) height() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -158,6 +177,7 @@ type scriptCall struct {
 }
 
 func (n *scriptNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	n.hang()
 	var c scriptCall
 	if r.Header.Get("Upgrade") == "" {
 		if json.NewDecoder(r.Body).Decode(&c) == nil {
@@ -188,6 +208,7 @@ func (n *scriptNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		n.mu.Lock()
 		subs := n.conns[conn]
 		n.mu.Unlock()
+		n.hang()
 		_ = conn.Write(context.Background(), websocket.MessageText, []byte(n.answer(c, subs)))
 	}
 }

@@ -278,12 +278,9 @@ func (s *socket) pass(sub *subscription, text []byte, wait bool) error {
 }
 
 // notify passes a notification to a client that keeps up, and lets go of one that
-// does not, or may not any more.
+// does not. Whether the client may still be told is looked at when the ledger says
+// something new, and every second.
 func (s *socket) notify(sub *subscription, text []byte) {
-	if !s.good() {
-		s.end(websocket.StatusPolicyViolation, s.refusal())
-		return
-	}
 	if errors.Is(s.pass(sub, text, false), errSlow) {
 		s.end(websocket.StatusPolicyViolation, closeSlow)
 	}

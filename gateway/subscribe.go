@@ -255,6 +255,7 @@ func (s *subscription) start(ctx context.Context) error {
 // drop ends a subscription.
 func (s *subscription) drop() {
 	t := s.group.tail
+	t.g.meter.streams.WithLabelValues(t.chain).Dec()
 	t.leave(s)
 	t.letGo()
 }
@@ -270,6 +271,7 @@ func (s *socket) keep(id string, sub *subscription) bool {
 		s.subs = map[string]*subscription{}
 	}
 	s.subs[id] = sub
+	s.g.meter.streams.WithLabelValues(s.chain).Inc()
 	sub.turn, s.opened = s.opened, sub.level
 	return true
 }

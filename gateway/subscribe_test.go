@@ -162,6 +162,32 @@ func TestSharedUpstream(t *testing.T) {
 	if got := n.paris.count("eth_subscribe") + n.chongqing.count("eth_subscribe"); got != 1 {
 		t.Errorf("%d subscriptions at the nodes", got)
 	}
+	counted := func() float64 {
+		families, err := n.gateway.meter.registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() == "bsn_gateway_subscriptions" {
+				return f.GetMetric()[0].GetGauge().GetValue()
+			}
+		}
+		return -1
+	}
+	if got := counted(); got != 40 {
+		t.Errorf("%v subscriptions are counted", got)
+	}
+	for _, l := range all {
+		l.conn.CloseNow()
+	}
+	eventually(t, "all have left", func() bool { return counted() == 0 })
+	k := n.gateway.tail("lab", "eth")
+	defer k.letGo()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.groups) != 0 || k.users != 1 {
+		t.Errorf("what is left are %d groups and %d users", len(k.groups), k.users-1)
+	}
 	if got := n.paris.count("eth_getLogs") - asked; got != 2 {
 		t.Errorf("logs were asked for %d times, for two blocks that have some", got)
 	}
@@ -189,6 +215,25 @@ func TestSubscriptionSurvivesNode(t *testing.T) {
 	l.until(len(blocks) + len(want))
 	same(t, "heads", l.names(heads), headNames(blocks...))
 	same(t, "logs", l.names(logs), want)
+}
+
+// A node that hangs is left, though its connection stays; one that falls silent is
+// asked.
+func TestSubscriptionSurvivesSilence(t *testing.T) {
+	t.Parallel()
+	n := startStaged(t, Config{})
+	l := n.listen()
+	heads := l.on(`["newHeads"]`)
+	n.chain.grow(0)
+	n.paris.see(nil)
+	l.until(1)
+	resume := n.paris.pause()
+	defer resume()
+	n.chain.grow(0)
+	n.chain.grow(0)
+	n.chongqing.see(nil)
+	l.until(3)
+	same(t, "heads", l.names(heads), headNames(n.chain.canon[4:]...))
 }
 
 // The logs of abandoned blocks are taken back, the newest first.
