@@ -26,11 +26,20 @@ type group struct {
 	units    int             // of each notification
 	members  int             // those who are not level yet included
 	subs     []*subscription // those who are level
-	payers   map[payer]int   // how many of them each is charged for
+	payers   map[payerKey]*payer
 }
 
-// payer is who is charged for notifications.
-type payer struct{ project, key string }
+// payer is who is charged for the notifications of so many of a group.
+type payer struct {
+	caller *caller
+	count  int
+}
+
+type payerKey struct{ project, key string }
+
+func (s *subscription) payer() payerKey {
+	return payerKey{s.socket.caller.id, s.socket.caller.key.Hash}
+}
 
 // catchUp is how many blocks are handed to a subscriber at once that is not level.
 const catchUp = 16
@@ -66,10 +75,10 @@ func (t *tail) leave(s *subscription) {
 		g.subs[i].index = i
 		g.subs[last] = nil
 		g.subs = g.subs[:last]
-		if c := s.socket.caller; g.payers[payer{c.id, c.key.Hash}] == 1 {
-			delete(g.payers, payer{c.id, c.key.Hash})
+		if p := g.payers[s.payer()]; p.count > 1 {
+			p.count--
 		} else {
-			g.payers[payer{c.id, c.key.Hash}]--
+			delete(g.payers, s.payer())
 		}
 	}
 	if g.members--; g.members == 0 {
@@ -86,15 +95,19 @@ func (g *group) attach(s *subscription) {
 	s.index = len(g.subs)
 	g.subs = append(g.subs, s)
 	if g.payers == nil {
-		g.payers = map[payer]int{}
+		g.payers = map[payerKey]*payer{}
 	}
-	g.payers[payer{s.socket.caller.id, s.socket.caller.key.Hash}]++
+	if p := g.payers[s.payer()]; p != nil {
+		p.count++
+	} else {
+		g.payers[s.payer()] = &payer{&s.socket.caller, 1}
+	}
 }
 
 // charge counts notifications before they go out: one row for all of a key.
-func (g *group) charge(p payer, notifications int) {
+func (g *group) charge(c *caller, notifications int) {
 	if units := notifications * g.units; units > 0 {
-		g.tail.g.meter.record(p.project, g.tail.chain, classNotify, units, outcomeOK, 0)
+		g.tail.g.meter.record(c.id, g.tail.chain, classNotify, units, outcomeOK, 0)
 	}
 }
 
@@ -230,8 +243,8 @@ func (g *group) send(texts [][]byte) {
 		return
 	}
 	g.tail.g.meter.notices.WithLabelValues(g.tail.chain).Add(float64(len(texts) * len(g.subs)))
-	for p, n := range g.payers {
-		g.charge(p, n*len(texts))
+	for _, p := range g.payers {
+		g.charge(p.caller, p.count*len(texts))
 	}
 	for i, s := range g.subs {
 		for _, text := range texts {
@@ -251,7 +264,7 @@ func (t *tail) serve(ctx context.Context, s *subscription) error {
 		if err != nil {
 			return err
 		}
-		s.group.charge(payer{s.socket.caller.id, s.socket.caller.key.Hash}, len(texts))
+		s.group.charge(&s.socket.caller, len(texts))
 		for _, text := range texts {
 			if err := s.socket.pass(s, text, true); err != nil {
 				return err

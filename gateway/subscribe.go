@@ -242,7 +242,7 @@ func (s *subscription) start(ctx context.Context) error {
 		}
 	}
 	s.turn = nil
-	s.group.charge(payer{s.socket.caller.id, s.socket.caller.key.Hash}, len(s.held))
+	s.group.charge(&s.socket.caller, len(s.held))
 	for _, text := range s.held {
 		if err := s.socket.pass(s, text, true); err != nil {
 			return err

@@ -159,6 +159,11 @@ func TestSharedUpstream(t *testing.T) {
 		same(t, "heads", l.names(heads[i]), headNames(blocks...))
 		same(t, "logs", l.names(logs[i]), want)
 	}
+	for _, u := range n.gateway.meter.used() {
+		if u.Class == classNotify && u.Units != uint64(2*(20*3+10*7+10*3)) {
+			t.Errorf("notifications cost %d", u.Units)
+		}
+	}
 	if got := n.paris.count("eth_subscribe") + n.chongqing.count("eth_subscribe"); got != 1 {
 		t.Errorf("%d subscriptions at the nodes", got)
 	}
