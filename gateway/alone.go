@@ -80,16 +80,16 @@ func (g *Gateway) stands() standing {
 // unheard tells why a call is refused, if it is for want of the ledger.
 func (g *Gateway) unheard(class bsn.MethodClass) (text string, refused bool) {
 	s := g.standing()
+	if s.allows == allowsAll || s.allows == allowsReads && class != bsn.MethodSend {
+		return "", false
+	}
 	why := fmt.Sprintf("this gateway of city %s knows no block of the ledger since %s, %d s ago: keys and policies may have changed unseen, so ",
 		g.cfg.City, s.since.UTC().Format(time.RFC3339), int(s.age.Seconds()))
-	switch {
-	case s.allows == allowsNothing:
+	if s.allows == allowsNothing {
 		return why + fmt.Sprintf("nothing is answered for longer than %v; try again, or at another city", g.cfg.Alone.Reads), true
-	case s.allows == allowsReads && class == bsn.MethodSend:
-		return why + fmt.Sprintf("transactions are not taken for longer than %v, and reads go on until %v; try again, or at another city",
-			g.cfg.Alone.Writes, g.cfg.Alone.Reads), true
 	}
-	return "", false
+	return why + fmt.Sprintf("transactions are not taken for longer than %v, and reads go on until %v; try again, or at another city",
+		g.cfg.Alone.Writes, g.cfg.Alone.Reads), true
 }
 
 // together refuses what a gateway that stands alone does not do any more.
