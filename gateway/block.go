@@ -48,7 +48,7 @@ type entry struct {
 }
 
 // bodies are the members that a block has beside those of its header.
-var bodies = []string{`"transactions"`, `"uncles"`, `"withdrawals"`, `"voteData"`}
+var bodies = []string{`"transactions"`, `"uncles"`, `"withdrawals"`}
 
 // parseBlock reads a header or a block. Of a block only the header is kept.
 func parseBlock(text []byte) (*block, error) {

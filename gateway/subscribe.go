@@ -112,14 +112,15 @@ func parseWish(params []byte) (wish, error) {
 	return w, nil
 }
 
-// shares tells whether a chain's table has what a tail needs.
+// offers tells whether a method is in the chain's table.
+func (p *pool) offers(method string) bool {
+	_, ok := p.methods.Methods[method]
+	return ok
+}
+
+// shares tells whether the table has what a tail needs.
 func shares(p *pool, namespace string) bool {
-	for _, name := range []string{"_getBlockByHash", "_getBlockByNumber", "_getLogs"} {
-		if _, ok := p.methods.Methods[namespace+name]; !ok {
-			return false
-		}
-	}
-	return true
+	return p.offers(namespace+"_getBlockByHash") && p.offers(namespace+"_getBlockByNumber") && p.offers(namespace+"_getLogs")
 }
 
 // subscribe takes the calls of class subscribe. Subscriptions to heads, logs and
@@ -161,7 +162,7 @@ func (s *socket) subscribe(ctx context.Context, p *pool, m message, opened *[]op
 
 // enter makes a subscription that the chain's tail serves.
 func (s *socket) enter(ctx context.Context, p *pool, namespace string, w wish) (*subscription, answer) {
-	t := s.g.tail(p.chain.Name, namespace)
+	t := s.g.tail(p, namespace)
 	var random [16]byte
 	_, _ = rand.Read(random[:]) // it never fails
 	id := `"0x` + hex.EncodeToString(random[:]) + `"`

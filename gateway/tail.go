@@ -1,17 +1,14 @@
 package gateway
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -21,7 +18,7 @@ const (
 	tailGone = 256
 	// tailPast is how many blocks below the newest one a tail begins with, so that
 	// what is abandoned soon after is known.
-	tailPast = 32
+	tailPast = 64
 	// tailIdle is how long a tail goes on without subscribers: a client that
 	// connects again finds its blocks in memory.
 	tailIdle = time.Minute
@@ -62,6 +59,7 @@ type tail struct {
 	g         *Gateway
 	chain     string
 	namespace string // of the methods: eth, or a framework's own
+	headers   bool   // nodes give heads alone, as newHeads has them
 	avoid     *node  // that was followed before; of run
 
 	// Under the lock of all tails.
@@ -93,14 +91,15 @@ type tails struct {
 }
 
 // tail returns the tail of a chain, which goes on until the caller lets it go.
-func (g *Gateway) tail(chain, namespace string) *tail {
+func (g *Gateway) tail(p *pool, namespace string) *tail {
+	chain := p.chain.Name
 	g.tails.mu.Lock()
 	defer g.tails.mu.Unlock()
 	k := tailKey{chain, namespace}
 	t := g.tails.open[k]
 	if t == nil {
 		t = &tail{
-			g: g, chain: chain, namespace: namespace, gone: map[hash]*block{}, groups: map[string]*group{},
+			g: g, chain: chain, namespace: namespace, headers: p.offers(namespace+"_getHeaderByHash") && p.offers(namespace+"_getHeaderByNumber"), gone: map[hash]*block{}, groups: map[string]*group{},
 			changed: make(chan struct{}), nudge: make(chan struct{}, 1),
 		}
 		g.tails.open[k] = t
@@ -252,7 +251,7 @@ func (t *tail) begin(ctx context.Context, f *feed) error {
 
 // look asks a node for its newest block.
 func (t *tail) look(ctx context.Context, f *feed) error {
-	b, err := t.block(ctx, f, "getBlockByNumber", `"latest"`)
+	b, err := t.block(ctx, f, "ByNumber", `"latest"`)
 	if err != nil {
 		return err
 	}
@@ -347,31 +346,6 @@ func (t *tail) log(ctx context.Context, f *feed) error {
 	}
 	t.set(func() { t.logging = true })
 	return nil
-}
-
-// fill gets the logs of blocks that have none yet.
-func (t *tail) fill(ctx context.Context, f *feed, blocks []*block) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(tailParallel)
-	for _, b := range blocks {
-		t.mu.Lock()
-		loaded := b.loaded
-		t.mu.Unlock()
-		if loaded {
-			continue
-		}
-		group.Go(func() error {
-			entries, err := t.logsOf(ctx, f, b)
-			if err != nil {
-				return err
-			}
-			t.mu.Lock()
-			defer t.mu.Unlock()
-			b.entries, b.loaded = entries, true
-			return nil
-		})
-	}
-	return group.Wait()
 }
 
 // advance makes head the newest block: the blocks between are back-filled, and
@@ -486,77 +460,6 @@ func (t *tail) ahead(ctx context.Context, f *feed, head *block) (map[hash]*block
 		m[b.hash] = b
 	}
 	return m, nil
-}
-
-// between fetches blocks by their numbers.
-func (t *tail) between(ctx context.Context, f *feed, from, to int64) ([]*block, error) {
-	list := make([]*block, to-from+1)
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(tailParallel)
-	for i := range list {
-		group.Go(func() (err error) {
-			list[i], err = t.block(ctx, f, "getBlockByNumber", `"0x`+strconv.FormatInt(from+int64(i), 16)+`"`)
-			return err
-		})
-	}
-	return list, group.Wait()
-}
-
-func (t *tail) byHash(ctx context.Context, f *feed, h hash) (*block, error) {
-	b, err := t.block(ctx, f, "getBlockByHash", `"`+h.String()+`"`)
-	if err == nil && b.hash != h {
-		err = fmt.Errorf("node gives block %v for %v", b.hash, h)
-	}
-	return b, err
-}
-
-func (t *tail) block(ctx context.Context, f *feed, method, which string) (*block, error) {
-	ctx, cancel := context.WithTimeout(ctx, tailAsk)
-	defer cancel()
-	a, err := f.call(ctx, t.namespace+"_"+method, []byte(`[`+which+`,false]`), nil)
-	switch {
-	case err != nil:
-		return nil, err
-	case a.failure != nil:
-		return nil, fmt.Errorf("%w: %s", errUnknown, clip(a.failure))
-	case string(a.result) == "null":
-		return nil, fmt.Errorf("%w %s", errUnknown, which)
-	}
-	return parseBlock(a.result)
-}
-
-// logsTries is how often a node is asked for logs that its own block says there
-// are: some have them a moment after the block.
-const logsTries = 20
-
-// logsOf gets all logs of a block.
-func (t *tail) logsOf(ctx context.Context, f *feed, b *block) ([]entry, error) {
-	if b.noLogs {
-		return nil, nil
-	}
-	for try := 1; ; try++ {
-		asking, cancel := context.WithTimeout(ctx, tailAsk)
-		a, err := f.call(asking, t.namespace+"_getLogs", []byte(`[{"blockHash":"`+b.hash.String()+`"}]`), nil)
-		cancel()
-		if err != nil {
-			return nil, err
-		}
-		var entries []entry
-		if err = errUnknown; a.failure == nil && string(a.result) != "null" {
-			entries, err = parseLogs(a.result, b.hash)
-		}
-		if err == nil && (len(entries) > 0 || !b.bloom) {
-			return entries, nil
-		}
-		if try == logsTries {
-			return nil, fmt.Errorf("get logs of block %d: %w %s", b.number, cmp.Or(err, errUnknown), clip(a.failure))
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
 }
 
 // publish abandons all blocks but the first keep, adds the branch, and tells those

@@ -12,11 +12,11 @@ const [url, other, address] = process.argv.slice(2)
 const event = 'event Issued(uint256 indexed id, address indexed issuer, address indexed holder, string title)'
 
 // subscribe calls each with what a subscription brings, until it is closed.
-function subscribe (url, params, each) {
+function subscribe (url, params, each, method = 'eth_subscribe') {
   const socket = new WebSocket(url)
   return new Promise((resolve, reject) => {
     socket.on('error', reject)
-    socket.on('open', () => socket.send(JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'eth_subscribe', params })))
+    socket.on('open', () => socket.send(JSON.stringify({ jsonrpc: '2.0', id: 1, method, params })))
     socket.on('message', text => {
       const m = JSON.parse(text)
       if (m.error) reject(new Error(m.error.message))
@@ -25,9 +25,9 @@ function subscribe (url, params, each) {
   })
 }
 
-async function one (url, params) {
+async function one (url, params, method) {
   let socket
-  const got = await new Promise((resolve, reject) => subscribe(url, params, resolve).then(s => { socket = s }, reject))
+  const got = await new Promise((resolve, reject) => subscribe(url, params, resolve, method).then(s => { socket = s }, reject))
   socket.close()
   return got
 }
@@ -61,6 +61,9 @@ const next = await one(other, ['newHeads', { cursor: before }])
 result.next = Number(next.result.number) === parseInt(before, 16) + 1
 const after = await one(other, ['newHeads', { cursor: logs[0].cursor }])
 result.own = after.result.hash === logs[0].result.blockHash
+// In Kaia's own form, too.
+const kaia = await one(other, ['newHeads', { cursor: before }], 'kaia_subscribe')
+result.kaia = kaia.result.hash === next.result.hash && kaia.result.blockScore === '0x1'
 
 unwatch()
 headSocket.close()
