@@ -31,6 +31,7 @@ const (
 	PortLedger  = 26656 // CometBFT peer to peer
 	PortAPI     = 7700  // city API
 	PortGateway = 8080  // gateway, what DApps call
+	PortForward = 8081  // what other cities' gateways call; only through the link
 	PortLink    = 7800  // link between cities, TCP and QUIC
 	PortMetrics = 9090  // Prometheus metrics of the gateway
 

@@ -110,7 +110,44 @@ const (
 	MethodSend MethodClass = "send"
 	// MethodSubscribe needs a connection that stays.
 	MethodSubscribe MethodClass = "subscribe"
+	// MethodLocal is answered by the gateway itself, from the chain's record; where
+	// the record does not tell, it is a read.
+	MethodLocal MethodClass = "local"
 )
+
+// Caching says for how long the answer to a method holds, for a gateway's cache.
+type Caching string
+
+const (
+	// CacheNone: it is different each time, or of one node and not of the chain.
+	CacheNone Caching = ""
+	// CacheStatic: it never changes for a chain.
+	CacheStatic Caching = "static"
+	// CacheHead: until the chain has another newest block.
+	CacheHead Caching = "head"
+	// CacheBlock: it follows from the block that the params name (see Method.Block
+	// and Method.Filter): once that is final it holds for ever, before until the
+	// chain has another newest block.
+	CacheBlock Caching = "block"
+	// CacheHash: the params name what they ask for by its hash, and the result tells
+	// its block (see Method.Shows): then as with CacheBlock.
+	CacheHash Caching = "hash"
+)
+
+// Shows says where a method's result tells a block's number.
+type Shows string
+
+const (
+	// ShowsResult: the result is the number of the newest block.
+	ShowsResult Shows = "result"
+	// ShowsNumber and ShowsBlockNumber: a member of this name of the result, or of its
+	// first element if it is an array.
+	ShowsNumber      Shows = "number"
+	ShowsBlockNumber Shows = "blockNumber"
+)
+
+// AnswerChainID is the answer of a local method: the chain's NetworkID as a hex quantity.
+const AnswerChainID = "chainId"
 
 // Method is a row of a framework's method table. A method without a row is refused.
 type Method struct {
@@ -128,6 +165,14 @@ type Method struct {
 	Units int `yaml:"units" json:"units"`
 	// Notify is what each notification of a subscription costs, in compute units.
 	Notify int `yaml:"notify" json:"notify,omitempty"`
+	// Cache says for how long an answer holds.
+	Cache Caching `yaml:"cache" json:"cache,omitempty"`
+	// Shows is where the result tells the block that it is of.
+	Shows Shows `yaml:"shows" json:"shows,omitempty"`
+	// Answer says what a method of class local is answered with.
+	Answer string `yaml:"answer" json:"answer,omitempty"`
+	// Restricted: it is so dear that only keys whose record names it may use it.
+	Restricted bool `yaml:"restricted" json:"restricted,omitempty"`
 }
 
 // Methods is a framework's method table: data, not code.

@@ -10,7 +10,7 @@ type Port struct {
 }
 
 // CityPorts are the ports of a city itself that other cities may reach.
-var CityPorts = []Port{{ServiceCity, PortLedger}, {ServiceCity, PortAPI}, {ServiceCity, PortGateway}}
+var CityPorts = []Port{{ServiceCity, PortLedger}, {ServiceCity, PortAPI}, {ServiceCity, PortGateway}, {ServiceCity, PortForward}}
 
 // Neighbour is another city as the link needs to know it.
 type Neighbour struct {

@@ -224,7 +224,7 @@ func partOf(name string, d fs.DirEntry) backupPart {
 		return ledgerPart(parts[1:], d)
 	case parts[0] == "nodes":
 		return nodePart(parts[1:], d)
-	case name == "city.json" || name == "bsn.yaml":
+	case name == "city.json" || name == "bsn.yaml" || name == "cordons.json":
 		return partPlain
 	case d.IsDir():
 		return partKey

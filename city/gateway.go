@@ -3,9 +3,12 @@ package city
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/openbsn/bsn"
@@ -26,6 +29,33 @@ type GatewayRole struct {
 	API    string `json:"api"`
 	Secret string `json:"secret"`
 	Level  string `json:"level"`
+}
+
+// forwardSocket is where the gateway takes calls of other cities' gateways, in its own
+// folder, which nobody else can enter.
+const forwardSocket = "forward.sock"
+
+// toGateway connects another city's gateway with this one's, and tells it whose it is.
+func (d *daemon) toGateway(ctx context.Context, city string) (*net.UnixConn, error) {
+	if city == "" {
+		return nil, errors.New("only cities call a gateway as gateways")
+	}
+	// The kernel also knows the folder by the number under which it is open here: the
+	// path of a socket must be short.
+	dir, err := os.Open(filepath.Join(d.home.Nodes(), gatewayID))
+	if err != nil {
+		return nil, fmt.Errorf("open the gateway's folder: %w", err)
+	}
+	defer dir.Close()
+	c, err := new(net.Dialer).DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), forwardSocket))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the gateway: %w", err)
+	}
+	if _, err := c.Write([]byte(gateway.Preamble(city))); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("tell the gateway who calls: %w", err)
+	}
+	return c.(*net.UnixConn), nil
 }
 
 // binary is the file that this daemon runs from, as it was at the start: the
@@ -55,7 +85,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 	role := GatewayRole{
 		API: "http://" + d.addr(bsn.PortAPI), Secret: d.secret, Level: d.cfg.Log.Level.String(),
 		Gateway: gateway.Config{
-			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json", Handover: "handover.sock",
+			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json", Handover: "handover.sock", Forward: forwardSocket,
 			TLS: gateway.TLS(g.TLS), TrustedProxies: g.Proxies(), ProxyHeader: g.ProxyHeader,
 			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, CompressBytes: g.CompressBytes,
 			MaxConnections: g.MaxConnections, MaxConnectionsPerClient: g.MaxConnectionsPerClient, MaxBatch: g.MaxBatch,
@@ -64,6 +94,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 			MaxSubscriptions: g.MaxSubscriptions, MaxBackfill: g.MaxBackfill, RequestsPerSecond: g.RequestsPerSecond,
 			AppRequestsPerSecond: g.AppRequestsPerSecond, UnitsPerSecond: g.UnitsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,
 			Alone: gateway.Alone{Reads: g.Alone.Reads, Writes: g.Alone.Writes},
+			Cache: gateway.Cache{MaxBytes: g.Cache.MaxBytes, Head: g.Cache.Head}, Outside: g.Outside, Cordons: d.home.cordonFile(),
 		},
 	}
 	b, err := json.Marshal(role)

@@ -90,6 +90,7 @@ func (d *daemon) openLink() error {
 	}
 	l, err := link.New(link.Config{
 		Key: key, Net: d.state.Net, Index: d.state.Index, Listen: listen, Announce: d.cfg.City.Link.Announced(),
+		Connect:     map[bsn.Port]func(context.Context, string) (*net.UnixConn, error){{Service: bsn.ServiceCity, Port: bsn.PortForward}: d.toGateway},
 		PortMapping: d.cfg.City.Link.PortMapping, Log: d.log.With("part", "link"), Metrics: d.metrics.registry,
 		Invited: func(text string) error {
 			i, err := ParseInvitation(text)

@@ -118,6 +118,15 @@ type Gateway struct {
 	WriteTimeout            time.Duration `yaml:"writeTimeout"`
 	IdleTimeout             time.Duration `yaml:"idleTimeout"`
 	DrainTimeout            time.Duration `yaml:"drainTimeout"`
+
+	Cache   Cache  `yaml:"cache"`
+	Outside string `yaml:"outside"`
+}
+
+// Cache is the section gateway.cache.
+type Cache struct {
+	MaxBytes int64         `yaml:"maxBytes"`
+	Head     time.Duration `yaml:"head"`
 }
 
 // TLS is the section gateway.tls.
@@ -250,6 +259,9 @@ func (c Config) check() error {
 		if path != "" && !filepath.IsAbs(path) {
 			return fmt.Errorf("software.binaries.%s: %q must be an absolute path", name, path)
 		}
+	}
+	if path := c.Gateway.Outside; path != "" && !filepath.IsAbs(path) {
+		return fmt.Errorf("gateway.outside: %q must be an absolute path", path)
 	}
 	if a := c.Gateway.Alone; a.Writes < time.Second || a.Reads < a.Writes {
 		return fmt.Errorf("gateway.alone: reads (%v) must be at least as long as writes (%v), and those a second", a.Reads, a.Writes)

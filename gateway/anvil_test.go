@@ -251,6 +251,9 @@ func (n *twoCities) serve(cfg Config) {
 func (n *twoCities) serveWith(cfg Config, f bsn.Framework) {
 	n.Helper()
 	cfg.City = "paris"
+	if cfg.Cache == (Cache{}) {
+		cfg.Cache.MaxBytes = -1 // anvil's state is changed without a block here
+	}
 	g, err := New(cfg, n.ledger, map[string]bsn.Framework{"lab": f}, n.shelf, quiet())
 	if err != nil {
 		n.Fatal(err)

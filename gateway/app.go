@@ -54,7 +54,7 @@ type packages struct {
 	bytes int
 }
 
-func (s *packages) get(ctx context.Context, f bsn.Framework, hash string) (*appPackage, error) {
+func (s *packages) get(ctx context.Context, f Protocol, hash string) (*appPackage, error) {
 	s.mu.Lock()
 	p := s.held[hash]
 	s.mu.Unlock()
@@ -336,18 +336,22 @@ func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t targ
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.UpstreamTimeout)
 	defer cancel()
-	var room [8]*node
-	for _, n := range t.pool.candidates(room[:0]) {
-		result, err := t.pool.framework.Query(ctx, n.endpoint, t.version, t.pkg.text, contract, function, args)
-		switch {
-		case err == nil && int64(len(result)) > g.cfg.MaxResponseBytes:
-			return nil, cost, outcomeLimited, failApp(http.StatusUnprocessableEntity, "answer is larger than %d bytes", g.cfg.MaxResponseBytes)
-		case err == nil:
-			return result, cost, outcomeOK, nil
-		case !unreachable(err):
-			return nil, cost, outcomeError, failApp(http.StatusUnprocessableEntity, "%v", err)
-		case ctx.Err() != nil:
-			return nil, cost, outcomeUnavailable, failApp(http.StatusGatewayTimeout, "no node of chain %s answered in time", t.pool.chain.Name)
+	var asked []*node
+	height := t.pool.state.floors.get(c.who(), time.Now())
+	for nodes := t.pool.untried(ctx, height, nil, &asked); len(nodes) > 0; nodes = t.pool.untried(ctx, height, nil, &asked) {
+		for _, n := range nodes {
+			result, err := t.pool.framework.Query(ctx, n.reached(), t.version, t.pkg.text, contract, function, args)
+			switch {
+			case err == nil && int64(len(result)) > g.cfg.MaxResponseBytes:
+				return nil, cost, outcomeLimited, failApp(http.StatusUnprocessableEntity, "answer is larger than %d bytes", g.cfg.MaxResponseBytes)
+			case err == nil:
+				return result, cost, outcomeOK, nil
+			case !unreachable(err):
+				return nil, cost, outcomeError, failApp(http.StatusUnprocessableEntity, "%v", err)
+			case ctx.Err() != nil:
+				return nil, cost, outcomeUnavailable, failApp(http.StatusGatewayTimeout, "no node of chain %s answered in time", t.pool.chain.Name)
+			}
+			n.lost(err)
 		}
 	}
 	return nil, cost, outcomeUnavailable, failApp(http.StatusServiceUnavailable, "no node of chain %s answers now: try again", t.pool.chain.Name)

@@ -200,6 +200,10 @@ func (g *Gateway) answer(ctx context.Context, c caller, p *pool, m message, meth
 	switch method.Class {
 	case bsn.MethodSend:
 		return g.send(ctx, c, p, m)
+	case bsn.MethodLocal:
+		if a, ok := p.local(method); ok {
+			return a
+		}
 	case bsn.MethodSubscribe:
 		if subscribe == nil {
 			return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available over HTTP: connect to the same address with ws://", m.method)
@@ -208,7 +212,7 @@ func (g *Gateway) answer(ctx context.Context, c caller, p *pool, m message, meth
 	}
 	bounded := within(ctx, g.cfg.UpstreamTimeout)
 	defer bounded.end()
-	return p.read(bounded, appendRequest(make([]byte, 0, 64+len(m.method)+len(m.params)), 1, m.method, m.params), g.cfg.MaxResponseBytes)
+	return p.read(bounded, c, m, method, g.cfg.MaxResponseBytes)
 }
 
 func quote(s string) []byte {

@@ -33,10 +33,14 @@ func newTransport() *http.Transport {
 
 var errTooLarge = errors.New("answer is too large")
 
-// statusError is an HTTP status with which no JSON-RPC response comes.
-type statusError int
+// statusError is an HTTP status with which no JSON-RPC response comes, and for how
+// long the node wants to be left alone (Retry-After), 0 if it does not say.
+type statusError struct {
+	code int
+	wait time.Duration
+}
 
-func (e statusError) Error() string { return fmt.Sprintf("node answers with HTTP status %d", int(e)) }
+func (e statusError) Error() string { return fmt.Sprintf("node answers with HTTP status %d", e.code) }
 
 // nodeHeader is what requests to nodes share over HTTPS. With an empty idempotency
 // key the transport repeats a request on a fresh connection when the node had just
@@ -64,7 +68,7 @@ func newDirect(u *url.URL) *http1.Client {
 // which is the caller's to keep. It follows no redirect: a node does not choose where
 // the gateway calls. A mortal request ends when the node is found dead.
 func (n *node) post(ctx context.Context, request []byte, limit int64, mortal bool) ([]byte, error) {
-	if n.direct == nil {
+	if n.direct == nil || n.forwards.Load() {
 		return n.postSecurely(ctx, request, limit, mortal)
 	}
 	a, err := n.direct.Post(ctx, request, limit, mortal)
@@ -74,12 +78,13 @@ func (n *node) post(ctx context.Context, request []byte, limit int64, mortal boo
 	case err != nil:
 		return nil, err
 	case a.Status != http.StatusOK:
-		return nil, statusError(a.Status)
+		return nil, statusError{a.Status, readRetryAfter([]byte(a.RetryAfter))}
 	}
 	return a.Body, nil
 }
 
-// postSecurely is post over HTTPS.
+// postSecurely is post over HTTPS, with headers of the node's own, or to another city's
+// gateway.
 func (n *node) postSecurely(ctx context.Context, request []byte, limit int64, mortal bool) ([]byte, error) {
 	if mortal {
 		life, _ := n.alive()
@@ -88,8 +93,9 @@ func (n *node) postSecurely(ctx context.Context, request []byte, limit int64, mo
 		defer context.AfterFunc(life, cancel)()
 		ctx = asking
 	}
+	address, header := n.target(ctx)
 	r := (&http.Request{
-		Method: http.MethodPost, URL: n.url, Host: n.url.Host, Header: nodeHeader,
+		Method: http.MethodPost, URL: address, Host: address.Host, Header: header,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Body: io.NopCloser(bytes.NewReader(request)), ContentLength: int64(len(request)),
 		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(request)), nil },
@@ -101,7 +107,7 @@ func (n *node) postSecurely(ctx context.Context, request []byte, limit int64, mo
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		io.CopyN(io.Discard, response.Body, 4<<10) // so that the connection can be used again
-		return nil, statusError(response.StatusCode)
+		return nil, statusError{response.StatusCode, readRetryAfter([]byte(response.Header.Get("Retry-After")))}
 	}
 	if response.ContentLength > limit {
 		return nil, errTooLarge
@@ -131,38 +137,18 @@ func (n *node) ask(ctx context.Context, request []byte, limit int64) (answer, er
 			return a, nil
 		}
 	}
-	switch status := statusError(0); {
+	var status statusError
+	switch errors.As(err, &status); {
 	case errors.Is(err, errTooLarge), ctx.Err() != nil:
 	case alive && life.Err() != nil:
 		err = errors.New("node was found dead meanwhile")
-	case errors.As(err, &status) && status < 500:
+	case status.code == http.StatusTooManyRequests, status.code == http.StatusServiceUnavailable && status.wait > 0:
+		n.rest(status.Error(), status.wait)
+	case status.code > 0 && status.code < 500:
 	default:
-		// Without a watch nothing would bring the node back.
-		if n.headAt.Load() != 0 {
-			n.setAlive(false, err)
-		}
+		n.lost(err)
 	}
 	return answer{}, fmt.Errorf("ask the node in %s: %w", n.city, err)
-}
-
-// read has a request answered by the first node that can.
-func (p *pool) read(ctx context.Context, request []byte, limit int64) answer {
-	var room [8]*node
-	var last error
-	for _, n := range p.candidates(room[:0]) {
-		a, err := n.ask(ctx, request, limit)
-		if err == nil {
-			return a
-		}
-		if errors.Is(err, errTooLarge) {
-			return exceed(kindSize, 0, "answer is larger than %d bytes: ask for less at once", limit)
-		}
-		last = err
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return unavailable(ctx, p.chain, last)
 }
 
 // unavailable says why no node answered.

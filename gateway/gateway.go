@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway/cache"
 	"github.com/openbsn/bsn/gateway/http1"
 	"golang.org/x/sync/errgroup"
 )
@@ -64,6 +65,10 @@ type Config struct {
 	// the one that replaces it; empty for none.
 	Handover string `yaml:"handover"`
 
+	// Forward is the path of the Unix socket at which the city's daemon brings the calls
+	// of other cities' gateways; empty for none. Its folder must be closed to others.
+	Forward string `yaml:"forward"`
+
 	// MaxRequestBytes bounds a request's body and a WebSocket message; default 1 MiB.
 	MaxRequestBytes int64 `yaml:"maxRequestBytes"`
 	// MaxResponseBytes bounds an answer, and all answers of a batch together;
@@ -98,6 +103,17 @@ type Config struct {
 	MaxLag int64 `yaml:"maxLag"`
 	// Alone says for how long the gateway goes on without the ledger.
 	Alone Alone `yaml:"alone"`
+	// Outside is the path of the file that names public chains and providers outside of
+	// the network (see [Outside]), for its owner alone; empty for none. It is read anew
+	// when it changes.
+	Outside string `yaml:"outside"`
+	// Cordons is the path of the file that says which nodes are asked nothing (see
+	// [Cordons]); empty for none. It is read anew when it changes.
+	Cordons string `yaml:"cordons"`
+	// Protocols are what public chains may speak beside the frameworks' own, by name.
+	Protocols map[string]Protocol `yaml:"-" json:"-"`
+	// Cache bounds what is kept of nodes' answers.
+	Cache Cache `yaml:"cache"`
 
 	// ReadTimeout is how long a request may take to arrive; default 30 s.
 	ReadTimeout time.Duration `yaml:"readTimeout"`
@@ -114,6 +130,16 @@ type Config struct {
 	// DrainTimeout is how long calls in progress may take when the gateway stops;
 	// default 10 s.
 	DrainTimeout time.Duration `yaml:"drainTimeout"`
+}
+
+// Cache bounds a gateway's cache.
+type Cache struct {
+	// MaxBytes is the most memory that cached answers take; default 128 MiB, -1 for
+	// no cache.
+	MaxBytes int64 `yaml:"maxBytes"`
+	// Head is for how long an answer that depends on the newest block is given again
+	// while no node is known to have a newer one; default 200 ms, -1 for not at all.
+	Head time.Duration `yaml:"head"`
 }
 
 func orDefault[T comparable](field *T, value T) {
@@ -138,6 +164,8 @@ func (c *Config) complete() error {
 	orDefault(&c.MaxLag, 4)
 	orDefault(&c.Alone.Reads, time.Hour)
 	orDefault(&c.Alone.Writes, time.Minute)
+	orDefault(&c.Cache.MaxBytes, 128<<20)
+	orDefault(&c.Cache.Head, 200*time.Millisecond)
 	orDefault(&c.ReadTimeout, 30*time.Second)
 	orDefault(&c.HeaderTimeout, 10*time.Second)
 	orDefault(&c.WriteTimeout, 2*time.Minute)
@@ -188,6 +216,7 @@ type Gateway struct {
 	front            *http1.Server
 	now              atomic.Pointer[present]
 	stood            atomic.Pointer[stood]
+	neighbours       neighbours
 
 	// draining ends when the gateway is about to stop; open are the WebSockets.
 	draining context.Context
@@ -226,16 +255,20 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	g := &Gateway{
 		cfg: cfg, log: log, ledger: ledger,
 		directory: &directory{}, packages: &packages{source: artifacts}, meter: newMeter(),
-		allowances: newAllowances(), apps: newAllowances(),
+		allowances: newAllowances(), apps: newAllowances(), neighbours: newNeighbours(),
 	}
-	g.upstreams = newUpstreams(&g.cfg, frameworks, log)
+	store, err := cache.New(g.cfg.Cache.MaxBytes, g.cfg.Cache.Head)
+	if err != nil {
+		return nil, err
+	}
+	g.upstreams = newUpstreams(&g.cfg, frameworks, store, log)
+	g.meter.registry.MustRegister(g.upstreams.counts, g.neighbours.calls)
 	g.draining, g.drain = context.WithCancel(context.Background())
 	g.replaced, g.replace = context.WithCancel(context.Background())
 	g.heard, g.unhear = context.WithCancel(context.Background())
 	g.tails.open = map[tailKey]*tail{}
 	context.AfterFunc(g.draining, g.lookAll)
 	context.AfterFunc(g.replaced, g.lookAll)
-	var err error
 	if g.proxies, err = newProxies(cfg.TrustedProxies, cfg.ProxyHeader); err != nil {
 		return nil, err
 	}
@@ -351,6 +384,11 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if succeeds {
 		g.warm(serving)
 	}
+	endForward, err := g.serveForward()
+	if err != nil {
+		return err
+	}
+	defer endForward()
 	for _, s := range servers {
 		g.log.Info("gateway listens", "city", g.cfg.City, "address", s.Listener.Addr().String())
 		go func() {
@@ -428,6 +466,8 @@ func (g *Gateway) privateServer() *http.Server {
 // returned function waits until all that has ended.
 func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 	update := func(chains []bsn.Chain) { g.upstreams.update(ctx, chains) }
+	var upstreamFiles files
+	upstreamFiles.read(ctx, g)
 	if g.cfg.State != "" {
 		if err := os.MkdirAll(filepath.Dir(g.cfg.State), 0o700); err != nil {
 			return nil, fmt.Errorf("gateway state: %w", err)
@@ -447,6 +487,9 @@ func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 	parts.Go(func() { g.watchAlone(ctx) })
 	parts.Go(func() { g.tend(ctx) })
 	parts.Go(func() { g.watchLeaving(ctx) })
+	if g.cfg.Outside != "" || g.cfg.Cordons != "" {
+		parts.Go(func() { upstreamFiles.watch(ctx, g) })
+	}
 	if g.cfg.State != "" {
 		parts.Go(func() { keepState(ctx, g.directory, g.cfg.State, g.log) })
 	}

@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"encoding/json"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -45,12 +46,18 @@ type chainHealth struct {
 }
 
 type nodeHealth struct {
+	// City that the node is in, or outside/ and the name of a provider.
 	City string `json:"city"`
 	// Answers: it is thought alive. Level: it is not behind the others, so that it
 	// is given calls.
 	Answers bool  `json:"answers"`
 	Level   bool  `json:"level"`
 	Height  int64 `json:"height"` // 0: not known yet
+	// Cordoned: the city's operator wants it to be asked nothing.
+	Cordoned bool `json:"cordoned,omitempty"`
+	// Rests is for how many seconds it is left alone, since it limits this gateway or
+	// failed several times in a row.
+	Rests int64 `json:"restsSeconds,omitempty"`
 }
 
 func (g *Gateway) health() health {
@@ -68,18 +75,18 @@ func (g *Gateway) health() health {
 	if alone.alone || time.Since(s.contact) > ledgerSilence {
 		h.Status = "degraded"
 	}
-	for _, c := range g.directory.chains() {
-		p, ok := g.upstreams.get(c.Name)
-		if !ok {
-			continue
-		}
-		ch := chainHealth{Chain: c.Name, Status: c.Status, Nodes: []nodeHealth{}}
+	for _, p := range g.upstreams.all() {
+		ch := chainHealth{Chain: p.chain.Name, Status: p.chain.Status, Nodes: []nodeHealth{}}
 		floor, good := p.floor(), false
 		for _, n := range p.nodes {
 			_, alive := n.alive()
 			level := n.head.Load() >= floor
-			good = good || alive && level
-			ch.Nodes = append(ch.Nodes, nodeHealth{City: n.city, Answers: alive, Level: level, Height: n.head.Load()})
+			rests := n.restUntil.Load() - time.Now().UnixNano()
+			good = good || alive && level && rests <= 0 && !n.cordoned.Load()
+			ch.Nodes = append(ch.Nodes, nodeHealth{
+				City: n.city, Answers: alive, Level: level, Height: n.head.Load(), Cordoned: n.cordoned.Load(),
+				Rests: int64(math.Ceil(max(time.Duration(rests), 0).Seconds())),
+			})
 		}
 		if !good && len(p.nodes) > 0 {
 			h.Status = "degraded"

@@ -144,6 +144,16 @@ func (p *policy) permit(a *bsn.App) {
 	}
 }
 
+// names tells whether the method is among those that are named one by one, with nothing
+// that could not be checked in what it carries.
+func (p *policy) names(method string) bool {
+	if p == nil || p.methods == nil || p.contracts != nil {
+		return false
+	}
+	_, ok := p.methods.names[method]
+	return ok
+}
+
 func (p *policy) mayCall(method string) bool {
 	return (p.methods == nil || p.methods.match(method)) && (p.denied == nil || !p.denied.match(method))
 }
@@ -190,6 +200,9 @@ func (p *policy) mayShow(from peer) (answer, bool) {
 // allow tells whether the restrictions of the caller's key let a call pass. Of a
 // transaction it is told when it has been read: see [Gateway.mayReceive].
 func (g *Gateway) allow(c caller, p *pool, m message, method bsn.Method) (answer, bool) {
+	if method.Restricted && !c.policy.names(m.method) {
+		return refuseKind(kindMethod, "%s may not call %s: only a key whose methods name it may, and that is not for certain contracts only", c.name(), clipName(m.method)), false
+	}
 	if c.policy == nil {
 		return answer{}, true
 	}

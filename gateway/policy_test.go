@@ -317,3 +317,19 @@ func TestKeyOfAnApp(t *testing.T) {
 	}
 	put(bsn.KindApp, shop.ID(), shop)
 }
+
+// A method that the table restricts is for keys that name it, with no other contracts in sight.
+func TestRestricted(t *testing.T) {
+	p := func(methods ...string) *policy { return &policy{methods: newPatterns(methods)} }
+	narrow := p("eth_simulateV1")
+	narrow.contracts = map[contract]struct{}{{"", "0xaa"}: {}}
+	for _, c := range []struct {
+		policy *policy
+		want   bool
+	}{{nil, false}, {&policy{}, false}, {p("eth_*"), false}, {p("eth_call"), false}, {p("eth_simulateV1"), true}, {narrow, false}} {
+		g := &Gateway{}
+		if _, ok := g.allow(caller{policy: c.policy}, &pool{}, message{method: "eth_simulateV1"}, bsn.Method{Restricted: true}); ok != c.want {
+			t.Errorf("%+v: %v, want %v", c.policy, ok, c.want)
+		}
+	}
+}

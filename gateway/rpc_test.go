@@ -244,7 +244,7 @@ func TestFailover(t *testing.T) {
 	t.Logf("%d calls", calls)
 	n.paris.kill()
 	n.chongqing.kill()
-	if r := n.rpc(`{"jsonrpc":"2.0","id":5,"method":"eth_chainId"}`); r.status != 503 || !strings.Contains(r.body, `"id":5,"error":{"code":-32002,`) {
+	if r := n.rpc(`{"jsonrpc":"2.0","id":5,"method":"eth_blockNumber"}`); r.status != 503 || !strings.Contains(r.body, `"id":5,"error":{"code":-32002,`) {
 		t.Errorf("no node: %d %s", r.status, r.body)
 	}
 }

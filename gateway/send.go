@@ -33,6 +33,10 @@ func (g *Gateway) send(ctx context.Context, c caller, p *pool, m message) answer
 	// A client that goes away does not take back what it sent.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.cfg.UpstreamTimeout)
 	defer cancel()
+	if p.forwards() {
+		ctx = context.WithValue(ctx, projectKey{}, c.id)
+	}
+	defer p.state.changed()
 	return p.send(ctx, tx, appendRequest(nil, 1, m.method, m.params), g.cfg.MaxResponseBytes)
 }
 
@@ -79,7 +83,7 @@ type handed struct {
 // to a further one while there are any. One that has it in the end is enough.
 func (p *pool) send(ctx context.Context, tx bsn.Transaction, request []byte, limit int64) answer {
 	var room [8]*node
-	waiting := p.candidates(room[:0])
+	waiting := p.level(ctx, 0, room[:0])
 	results := make(chan handed, len(waiting))
 	asked := 0
 	next := func() {

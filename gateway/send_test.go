@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"fmt"
 	"math/big"
@@ -165,7 +164,7 @@ func scripted(t *testing.T, answers []string, knows []bool) (*pool, *[]int) {
 	t.Helper()
 	asked := make([]int, len(answers))
 	p := &pool{chain: bsn.Chain{Name: "lab"}, maxLag: 4, methods: bsn.Methods{Methods: map[string]bsn.Method{transactionMethod: {}}}}
-	u := newUpstreams(&Config{}, nil, quiet())
+	u := newUpstreams(&Config{}, nil, nil, quiet())
 	for i, text := range answers {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var b strings.Builder
@@ -190,7 +189,7 @@ func scripted(t *testing.T, answers []string, knows []bool) (*pool, *[]int) {
 			}
 		}))
 		t.Cleanup(server.Close)
-		n, err := newNode(context.Background(), u, &pool{}, fmt.Sprint("city", i), bsn.Endpoint{HTTP: server.URL})
+		n, err := newNode(u, &pool{}, fmt.Sprint("city", i), bsn.Endpoint{HTTP: server.URL}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

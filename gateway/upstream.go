@@ -2,47 +2,50 @@ package gateway
 
 import (
 	"context"
-	"errors"
-	"fmt"
+	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
-	"net/url"
-	"regexp"
+	"reflect"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/openbsn/bsn"
-	"github.com/openbsn/bsn/gateway/http1"
+	"github.com/openbsn/bsn/gateway/cache"
 )
 
-const (
-	// headMethod tells a node's newest block on every chain that speaks the
-	// Ethereum JSON-RPC; its result is a hex quantity.
-	headMethod = "eth_blockNumber"
-
-	pollBusy    = time.Second     // between two looks at a node while its chain is used
-	pollIdle    = 5 * time.Second // and while it is not
-	pollTimeout = 2 * time.Second
-	busyFor     = 10 * time.Second // how long after a call a chain counts as used
-	// headMemory is how long the height that a node had reached counts in telling
-	// whether others lag.
-	headMemory = time.Minute
-)
+// headMemory is how long the height that a node had reached counts in telling
+// whether others lag.
+const headMemory = time.Minute
 
 // upstreams are the nodes of all chains.
 type upstreams struct {
 	cfg        *Config
 	frameworks map[string]bsn.Framework
 	transport  *http.Transport
+	cache      *cache.Store
+	counts     *readCounts
 	log        *slog.Logger
 	pools      atomic.Pointer[map[string]*pool]
+
+	mu      sync.Mutex // held by who changes the pools
+	ledger  []bsn.Chain
+	outside Outside
+	cordons Cordons
 }
 
-func newUpstreams(cfg *Config, frameworks map[string]bsn.Framework, log *slog.Logger) *upstreams {
-	u := &upstreams{cfg: cfg, frameworks: frameworks, log: log, transport: newTransport()}
+// Protocol is what a gateway needs of a framework to serve a chain.
+type Protocol interface {
+	Methods() bsn.Methods
+	Inspect(method string, params json.RawMessage) (bsn.Transaction, error)
+	Query(ctx context.Context, e bsn.Endpoint, v bsn.Version, pkg []byte, contract, function string, args []json.RawMessage) (json.RawMessage, error)
+	Describe(pkg []byte) ([]bsn.Interface, error)
+}
+
+func newUpstreams(cfg *Config, frameworks map[string]bsn.Framework, store *cache.Store, log *slog.Logger) *upstreams {
+	u := &upstreams{cfg: cfg, frameworks: frameworks, log: log, transport: newTransport(), cache: store, counts: newReadCounts(store)}
 	u.pools.Store(&map[string]*pool{})
 	return u
 }
@@ -50,11 +53,13 @@ func newUpstreams(cfg *Config, frameworks map[string]bsn.Framework, log *slog.Lo
 // pool are the nodes of one chain, as one state of its record has them.
 type pool struct {
 	chain     bsn.Chain
-	framework bsn.Framework // nil if this gateway does not know the chain's
+	framework Protocol // nil if this gateway does not know the chain's
 	methods   bsn.Methods
 	nodes     []*node // this city's own first
 	maxLag    int64
-	used      *atomic.Int64 // Unix nanoseconds of the last call
+	state     *chainState
+	cache     *cache.Store
+	counts    chainCounts
 }
 
 // get returns the pool of a chain.
@@ -63,23 +68,78 @@ func (u *upstreams) get(chain string) (*pool, bool) {
 	return p, ok
 }
 
-// update makes the pools those of the given chains. Nodes that stay keep their
-// connections and what is known of their health. Nodes are watched until they
-// are gone from the records or ctx ends. Only one goroutine may call it.
+// all returns the pools in order of the chains' names.
+func (u *upstreams) all() []*pool {
+	pools := *u.pools.Load()
+	list := make([]*pool, 0, len(pools))
+	for _, name := range slices.Sorted(maps.Keys(pools)) {
+		list = append(list, pools[name])
+	}
+	return list
+}
+
+// update makes the pools those of the given chains, the ledger's, and of the public
+// ones. Nodes that stay keep their connections and what is known of their health.
+// Nodes are watched until they are gone from the records or ctx ends.
 func (u *upstreams) update(ctx context.Context, chains []bsn.Chain) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.ledger = chains
+	u.rebuild(ctx)
+}
+
+// reach takes over what lies outside of the network.
+func (u *upstreams) reach(ctx context.Context, o Outside) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.outside = o
+	u.rebuild(ctx)
+}
+
+// cordon takes the named nodes out of service, and all others back.
+func (u *upstreams) cordon(c Cordons) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.cordons = c
+	for _, p := range *u.pools.Load() {
+		for _, n := range p.nodes {
+			u.applyCordon(n)
+		}
+	}
+}
+
+// applyCordon needs mu.
+func (u *upstreams) applyCordon(n *node) {
+	cordoned := slices.Contains(u.cordons[n.chain], n.city)
+	if n.cordoned.Swap(cordoned) != cordoned {
+		u.log.Info("node is cordoned or not any more", "chain", n.chain, "city", n.city, "cordoned", cordoned)
+	}
+}
+
+// rebuild needs mu.
+func (u *upstreams) rebuild(ctx context.Context) {
 	old := *u.pools.Load()
+	chains := u.outside.records(u.ledger)
 	pools := make(map[string]*pool, len(chains))
 	for _, c := range chains {
-		p := &pool{chain: c, maxLag: u.cfg.MaxLag, used: new(atomic.Int64)}
-		if f := u.frameworks[c.Framework]; f != nil {
+		p := &pool{chain: c, maxLag: u.cfg.MaxLag, cache: u.cache}
+		if f := u.protocol(c); f != nil {
 			p.framework, p.methods = f, f.Methods()
+			if c.Kind == bsn.ChainPublic {
+				p.methods.Final = u.outside.Chains[c.Name].Final
+			}
 		}
 		before := old[c.Name]
 		if before != nil {
-			p.used = before.used
+			p.state, p.counts = before.state, before.counts
+		} else {
+			p.state, p.counts = newChainState(), u.counts.of(c.Name)
 		}
 		if p.framework != nil && c.Runs() {
-			p.nodes = u.nodes(ctx, p, before)
+			p.nodes = append(u.nodes(ctx, p, before), u.providers(ctx, p, before)...)
+			for _, n := range p.nodes {
+				u.applyCordon(n)
+			}
 		}
 		pools[c.Name] = p
 	}
@@ -93,24 +153,36 @@ func (u *upstreams) update(ctx context.Context, chains []bsn.Chain) {
 	}
 }
 
+// protocol is what knows how to speak with a chain's nodes, nil if nothing does.
+func (u *upstreams) protocol(c bsn.Chain) Protocol {
+	if f := u.frameworks[c.Framework]; f != nil {
+		return f
+	}
+	if p := u.cfg.Protocols[c.Framework]; p != nil && c.Kind == bsn.ChainPublic {
+		return p
+	}
+	return nil
+}
+
 func (u *upstreams) nodes(ctx context.Context, p *pool, before *pool) []*node {
 	var nodes []*node
+	f, ok := p.framework.(bsn.Framework)
+	if !ok {
+		return nil // a public chain, of which no city runs a node
+	}
 	for _, member := range p.chain.Nodes {
-		endpoint := p.framework.Endpoint(u.cfg.Net, p.chain, member.CityIndex)
-		var n *node
-		if before != nil {
-			for _, known := range before.nodes {
-				if known.city == member.City && known.endpoint == endpoint {
-					n = known
-				}
-			}
-		}
+		endpoint := f.Endpoint(u.cfg.Net, p.chain, member.CityIndex)
+		n := before.find(member.City, endpoint, nil)
 		if n == nil {
 			var err error
-			if n, err = newNode(ctx, u, p, member.City, endpoint); err != nil {
+			if n, err = newNode(u, p, member.City, endpoint, nil); err != nil {
 				u.log.Error("node left out", "chain", p.chain.Name, "city", member.City, "error", err)
 				continue
 			}
+			if member.City != u.cfg.City && u.cfg.Forward != "" {
+				n.via = forwardURL(u.cfg.Net, p.chain.Name, member.CityIndex)
+			}
+			n.begin(ctx, p)
 		}
 		nodes = append(nodes, n)
 	}
@@ -121,6 +193,38 @@ func (u *upstreams) nodes(ctx context.Context, p *pool, before *pool) []*node {
 	return nodes
 }
 
+// providers are the nodes of a chain outside of the network.
+func (u *upstreams) providers(ctx context.Context, p *pool, before *pool) []*node {
+	var nodes []*node
+	for _, provider := range u.outside.Providers[p.chain.Name] {
+		name, endpoint, header := providerPrefix+provider.Name, bsn.Endpoint{HTTP: provider.URL}, provider.header()
+		n := before.find(name, endpoint, header)
+		if n == nil {
+			var err error
+			if n, err = newNode(u, p, name, endpoint, header); err != nil {
+				u.log.Error("provider left out", "chain", p.chain.Name, "provider", provider.Name)
+				continue
+			}
+			n.begin(ctx, p)
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes
+}
+
+// find returns a node that is known already.
+func (p *pool) find(city string, endpoint bsn.Endpoint, header http.Header) *node {
+	if p == nil {
+		return nil
+	}
+	for _, n := range p.nodes {
+		if n.city == city && n.endpoint == endpoint && reflect.DeepEqual(n.header, header) {
+			return n
+		}
+	}
+	return nil
+}
+
 func btoi(b bool) int {
 	if b {
 		return 1
@@ -128,149 +232,8 @@ func btoi(b bool) int {
 	return 0
 }
 
-// node is one node that can answer calls.
-type node struct {
-	city      string
-	chain     string
-	endpoint  bsn.Endpoint
-	url       *url.URL
-	transport *http.Transport
-	direct    *http1.Client // if the node speaks plain HTTP
-	log       *slog.Logger
-	forget    context.CancelFunc // ends the watch
-
-	head   atomic.Int64 // the newest block that it is known to have; 0: not asked yet
-	headAt atomic.Int64 // when it said so, Unix nanoseconds
-
-	mu sync.Mutex
-	// life ends when the node is found dead, and with it whatever waits for the
-	// node. A dead node has a life that has ended.
-	life context.Context
-	end  context.CancelFunc
-}
-
-func newNode(ctx context.Context, u *upstreams, p *pool, city string, endpoint bsn.Endpoint) (*node, error) {
-	address, err := url.Parse(endpoint.HTTP)
-	if err == nil && (address.Scheme != "http" && address.Scheme != "https" || address.Host == "") {
-		err = errors.New("no http address")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("node address %q: %w", endpoint.HTTP, err)
-	}
-	ctx, forget := context.WithCancel(ctx)
-	n := &node{
-		city: city, chain: p.chain.Name, endpoint: endpoint, url: address,
-		transport: u.transport, direct: newDirect(address), log: u.log, forget: forget,
-	}
-	if n.direct != nil {
-		context.AfterFunc(ctx, n.direct.Close)
-	}
-	n.life, n.end = context.WithCancel(context.Background())
-	if _, ok := p.methods.Methods[headMethod]; ok {
-		go n.watch(ctx, p.used)
-	}
-	return n, nil
-}
-
-// alive returns the node's present life, and whether it goes on.
-func (n *node) alive() (life context.Context, ok bool) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.life, n.life.Err() == nil
-}
-
-// setAlive takes in what was found of the node.
-func (n *node) setAlive(alive bool, reason error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	switch was := n.life.Err() == nil; {
-	case was && !alive:
-		n.end()
-		if n.direct != nil {
-			n.direct.Abort()
-		}
-		n.log.Warn("node does not answer", "chain", n.chain, "city", n.city, "error", reason)
-	case alive && !was:
-		n.life, n.end = context.WithCancel(context.Background())
-		if n.direct != nil {
-			n.direct.Revive()
-		}
-		n.log.Info("node answers again", "chain", n.chain, "city", n.city)
-	}
-}
-
-// watch keeps the node's head and health known until ctx ends. It is what
-// brings a dead node back.
-func (n *node) watch(ctx context.Context, used *atomic.Int64) {
-	timeouts := 0
-	for ctx.Err() == nil {
-		head, err := n.askHead(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case err == nil:
-			timeouts = 0
-			n.head.Store(head)
-			n.headAt.Store(time.Now().UnixNano())
-			n.setAlive(true, nil)
-		case errors.Is(err, context.DeadlineExceeded):
-			// A busy machine may miss one; a stopped process misses all.
-			if timeouts++; timeouts > 1 {
-				n.setAlive(false, err)
-			}
-		default:
-			n.setAlive(false, err)
-		}
-		pause := pollIdle
-		if _, alive := n.alive(); !alive || timeouts > 0 || time.Since(time.Unix(0, used.Load())) < busyFor {
-			pause = pollBusy
-		}
-		// All nodes are asked at the same moments of the clock, so that their heads
-		// can be compared.
-		now := time.Now()
-		select {
-		case <-ctx.Done():
-		case <-time.After(now.Truncate(pause).Add(pause).Sub(now)):
-		}
-	}
-}
-
-func (n *node) askHead(ctx context.Context) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
-	defer cancel()
-	text, err := n.post(ctx, appendRequest(nil, 1, headMethod, nil), 1<<16, false)
-	if err != nil {
-		return 0, err
-	}
-	a, err := parseAnswer(text)
-	if err != nil {
-		return 0, err
-	}
-	if a.failure != nil {
-		return 0, fmt.Errorf("node answers %s with %s", headMethod, clip(a.failure))
-	}
-	return parseQuantity(a.result)
-}
-
-var quantity = regexp.MustCompile(`^"0x[0-9a-fA-F]{1,15}"$`)
-
-// parseQuantity reads a hex quantity of the Ethereum JSON-RPC.
-func parseQuantity(text []byte) (int64, error) {
-	if !quantity.Match(text) {
-		return 0, fmt.Errorf("%s is no hex quantity", clip(text))
-	}
-	return strconv.ParseInt(string(text[3:len(text)-1]), 16, 64)
-}
-
-func clip(text []byte) string {
-	if len(text) > 200 {
-		return string(text[:200]) + "…"
-	}
-	return string(text)
-}
-
 // touch notes that the chain is in use.
-func (p *pool) touch() { p.used.Store(time.Now().UnixNano()) }
+func (p *pool) touch() { p.state.used.Store(time.Now().UnixNano()) }
 
 // floor is the height that a node must have reached to answer.
 func (p *pool) floor() int64 {
@@ -297,23 +260,57 @@ func (p *pool) floor() int64 {
 	return first - p.maxLag
 }
 
-// candidates appends to room the nodes that may answer, best first: those that
-// are alive and level with the chain. If all of those are down, it gives the
-// nodes that were level when last heard of: one of them may have come back.
+// candidates appends to room the nodes that may answer, best first. If all of those
+// are down, it gives the ones that were level when last heard of: one of them may
+// have come back.
 func (p *pool) candidates(room []*node) []*node {
-	floor := p.floor()
-	for _, n := range p.nodes {
-		if _, alive := n.alive(); alive && n.head.Load() >= floor {
-			room = append(room, n)
-		}
+	if nodes := p.at(0, room); len(nodes) > 0 {
+		return nodes
 	}
-	if len(room) > 0 {
-		return room
-	}
+	return p.fallen(0, room)
+}
+
+// at appends to room the nodes that may answer, best first: those that are alive,
+// level with the chain and have a block of the given height.
+func (p *pool) at(height int64, room []*node) []*node {
+	height = max(p.floor(), height)
+	now := time.Now().UnixNano()
 	for _, n := range p.nodes {
-		if n.head.Load() >= floor {
+		if n.head.Load() >= height && n.may(now) && n.lives() {
 			room = append(room, n)
 		}
 	}
 	return room
+}
+
+// fallen appends to room the nodes that could answer if they were alive.
+func (p *pool) fallen(height int64, room []*node) []*node {
+	height = max(p.floor(), height)
+	now := time.Now().UnixNano()
+	for _, n := range p.nodes {
+		if n.head.Load() >= height && n.may(now) && !n.lives() {
+			room = append(room, n)
+		}
+	}
+	return room
+}
+
+// resting tells how long it takes until the first node may be asked again, if all
+// that could be asked are left alone now; else 0.
+func (p *pool) resting() time.Duration {
+	now := time.Now().UnixNano()
+	least := time.Duration(0)
+	for _, n := range p.nodes {
+		if n.cordoned.Load() {
+			continue
+		}
+		wait := time.Duration(n.restUntil.Load() - now)
+		if wait <= 0 {
+			return 0
+		}
+		if least == 0 || wait < least {
+			least = wait
+		}
+	}
+	return least
 }

@@ -164,18 +164,31 @@ func (l *Link) connect(p *neighbour, s network.Stream) error {
 		refuse(s, answerRefused)
 		return err
 	}
-	at := bsn.HostPort(l.cfg.Net.Addr(l.cfg.Index, port.Service), port.Port)
-	c, err := (&net.Dialer{Timeout: connectTimeout}).DialContext(p.ctx, "tcp", at)
+	c, err := l.dialOwn(p, port)
 	if err != nil {
 		refuse(s, answerNobody)
 		return err
 	}
 	if _, err := s.Write([]byte{answerConnected}); err != nil {
-		abort(c.(*net.TCPConn))
+		abort(c)
 		s.Reset()
 		return fmt.Errorf("answer: %w", err)
 	}
-	return p.carry(c.(*net.TCPConn), s, port, false)
+	return p.carry(c, s, port, false)
+}
+
+// dialOwn connects to what the city has at a port.
+func (l *Link) dialOwn(p *neighbour, port bsn.Port) (conn, error) {
+	ctx, cancel := context.WithTimeout(p.ctx, connectTimeout)
+	defer cancel()
+	if connect := l.cfg.Connect[port]; connect != nil {
+		return connect(ctx, p.get().City.Name)
+	}
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", bsn.HostPort(l.cfg.Net.Addr(l.cfg.Index, port.Service), port.Port))
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
 }
 
 func refuse(s network.Stream, answer byte) {
@@ -184,14 +197,22 @@ func refuse(s network.Stream, answer byte) {
 }
 
 // abort ends a connection so that the other side notices.
-func abort(c *net.TCPConn) {
-	c.SetLinger(0)
+func abort(c conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		t.SetLinger(0)
+	}
 	c.Close()
+}
+
+// conn is a connection of this machine, of which one direction can end first.
+type conn interface {
+	net.Conn
+	CloseWrite() error
 }
 
 // carried is a connection that is being carried.
 type carried struct {
-	c      *net.TCPConn
+	c      conn
 	s      network.Stream
 	port   bsn.Port
 	active atomic.Int64 // Unix nanoseconds of the last bytes
@@ -213,7 +234,7 @@ func (x *carried) abort() {
 // carry copies in both directions until both have ended. Where one side ends its
 // direction the other is told, and may go on with its own. On the dialling side the
 // stream begins with an answer.
-func (p *neighbour) carry(c *net.TCPConn, s network.Stream, port bsn.Port, answer bool) error {
+func (p *neighbour) carry(c conn, s network.Stream, port bsn.Port, answer bool) error {
 	x := &carried{c: c, s: s, port: port}
 	x.active.Store(time.Now().UnixNano())
 	x.halves.Store(2)

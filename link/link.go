@@ -62,6 +62,9 @@ type Config struct {
 	// Invited tells whether a stranger holds an invitation that this city issued. Nil:
 	// strangers are not let in.
 	Invited func(invitation string) error
+	// Connect makes the connections to ports that other cities do not reach at the
+	// virtual address: it is told which city, as the link has made sure, is at the other end.
+	Connect map[bsn.Port]func(ctx context.Context, city string) (*net.UnixConn, error)
 	Log     *slog.Logger
 	// Metrics is where the link's figures are registered, if it is not nil.
 	Metrics prometheus.Registerer

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -527,4 +528,50 @@ func FuzzHeader(f *testing.F) {
 			t.Errorf("%q: %v", s, err)
 		}
 	})
+}
+
+// What the city connects by itself is told which city is at the other end.
+func TestConnect(t *testing.T) {
+	a, b := newMachine(t, 1).reachable(), newMachine(t, 2).reachable()
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				if b, err := io.ReadAll(c); err == nil {
+					c.Write(b)
+				}
+			}()
+		}
+	}()
+	b.cfg.Connect = map[bsn.Port]func(context.Context, string) (*net.UnixConn, error){
+		testPort: func(ctx context.Context, city string) (*net.UnixConn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+			if err != nil {
+				return nil, err
+			}
+			_, err = c.Write([]byte(city + " says "))
+			return c.(*net.UnixConn), err
+		},
+	}
+	a.open()
+	b.open()
+	acquaint(a, b)
+	var got []byte
+	for range 300 {
+		if got, err = a.ask(b, testPort, []byte("hello")); err == nil && string(got) == "city-1 says hello" {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	t.Fatalf("%q (%v)", got, err)
 }

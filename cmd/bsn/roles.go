@@ -13,14 +13,14 @@ import (
 	"github.com/openbsn/bsn/city"
 	"github.com/openbsn/bsn/city/api"
 	"github.com/openbsn/bsn/config"
+	"github.com/openbsn/bsn/framework/evm"
 	"github.com/openbsn/bsn/gateway"
 )
 
-// gatewayCommand is what a city's daemon starts: people do not call it.
-func gatewayCommand(s *session) *cobra.Command {
-	c := &cobra.Command{Use: "gateway", Short: "the gateway's own process, which a city starts", Hidden: true}
-	c.AddCommand(&cobra.Command{
-		Use: "run FILE", Args: cobra.ExactArgs(1), Short: "run a gateway as a city's daemon configured it",
+// gatewayRun is what a city's daemon starts: people do not call it.
+func gatewayRun(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "run FILE", Args: cobra.ExactArgs(1), Short: "run a gateway as a city's daemon configured it", Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := os.ReadFile(args[0])
 			if err != nil {
@@ -38,6 +38,11 @@ func gatewayCommand(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			public, err := evm.NewPublic()
+			if err != nil {
+				return err
+			}
+			role.Gateway.Protocols = map[string]gateway.Protocol{evm.PublicName: public}
 			client := api.DialGateway(role.API, role.Secret)
 			g, err := gateway.New(role.Gateway, client, frameworks, artifacts{client}, logger(level))
 			if err != nil {
@@ -45,8 +50,7 @@ func gatewayCommand(s *session) *cobra.Command {
 			}
 			return g.Run(cmd.Context())
 		},
-	})
-	return c
+	}
 }
 
 // artifacts gives the gateway the city's packages.

@@ -57,14 +57,48 @@ func checkMethod(name string, m bsn.Method) error {
 		return errors.New("a method is called namespace_name")
 	case nodesOwn.MatchString(name):
 		return errors.New("it is the node's own and may not pass")
-	case m.Class != bsn.MethodRead && m.Class != bsn.MethodSend && m.Class != bsn.MethodSubscribe:
-		return fmt.Errorf("class %q is none of read, send, subscribe", m.Class)
+	case m.Class != bsn.MethodRead && m.Class != bsn.MethodSend && m.Class != bsn.MethodSubscribe && m.Class != bsn.MethodLocal:
+		return fmt.Errorf("class %q is none of read, send, subscribe, local", m.Class)
 	case m.Block < 0 || m.Filter < 0 || m.Block > 8 || m.Filter > 8:
 		return errors.New("block and filter are positions of parameters, from 1")
 	case m.Units < 1:
 		return errors.New("units: a call costs at least 1")
 	case m.Notify < 0 || m.Notify > 0 && m.Class != bsn.MethodSubscribe:
 		return errors.New("notify: what a notification of a subscription costs")
+	}
+	return checkAnswers(m)
+}
+
+// checkAnswers looks at the columns that tell what an answer depends on. A row that
+// lets too much be cached would serve wrong answers, so that what does not fit
+// together is refused.
+func checkAnswers(m bsn.Method) error {
+	switch m.Cache {
+	case bsn.CacheNone, bsn.CacheStatic, bsn.CacheHead, bsn.CacheBlock, bsn.CacheHash:
+	default:
+		return fmt.Errorf("cache %q is none of static, head, block, hash; leave it out for answers that are not cached", m.Cache)
+	}
+	switch m.Shows {
+	case "", bsn.ShowsResult, bsn.ShowsNumber, bsn.ShowsBlockNumber:
+	default:
+		return fmt.Errorf("shows %q is none of result, number, blockNumber", m.Shows)
+	}
+	named := m.Block > 0 || m.Filter > 0
+	switch {
+	case m.Cache != bsn.CacheNone && m.Class != bsn.MethodRead && m.Class != bsn.MethodLocal:
+		return fmt.Errorf("class %s is not cached", m.Class)
+	case m.Block > 0 && m.Filter > 0:
+		return errors.New("block and filter: a method names its block in one way only")
+	case m.Cache == bsn.CacheBlock && !named:
+		return errors.New("cache: block needs the position of the block or the filter")
+	case named && (m.Cache == bsn.CacheStatic || m.Cache == bsn.CacheHash || m.Cache == bsn.CacheHead):
+		return fmt.Errorf("cache: %s does not fit a method whose params name a block: that is cache: block", m.Cache)
+	case m.Shows == bsn.ShowsResult && named:
+		return errors.New("shows: result is for the number of the newest block, which no param names")
+	case (m.Class == bsn.MethodLocal) != (m.Answer != ""):
+		return errors.New("answer belongs to class local, and class local needs it")
+	case m.Answer != "" && m.Answer != bsn.AnswerChainID:
+		return fmt.Errorf("answer %q is not known: there is %s", m.Answer, bsn.AnswerChainID)
 	}
 	return nil
 }

@@ -233,8 +233,11 @@ func TestLoadMethods(t *testing.T) {
 		t.Error("finality is for each chain to claim")
 	}
 	for name, want := range map[string]bsn.Method{
-		"eth_call":               {Class: bsn.MethodRead, Block: 2, Units: 20},
-		"eth_getLogs":            {Class: bsn.MethodRead, Filter: 1, Units: 50},
+		"eth_call":               {Class: bsn.MethodRead, Block: 2, Units: 20, Cache: bsn.CacheBlock},
+		"eth_getLogs":            {Class: bsn.MethodRead, Filter: 1, Units: 50, Cache: bsn.CacheBlock},
+		"eth_chainId":            {Class: bsn.MethodLocal, Units: 1, Cache: bsn.CacheStatic, Answer: bsn.AnswerChainID},
+		"eth_getBlockByHash":     {Class: bsn.MethodRead, Units: 10, Cache: bsn.CacheHash, Shows: bsn.ShowsNumber},
+		"eth_simulateV1":         {Class: bsn.MethodRead, Block: 2, Units: 100, Cache: bsn.CacheBlock, Restricted: true},
 		"eth_sendRawTransaction": {Class: bsn.MethodSend, Units: 50},
 		"eth_subscribe":          {Class: bsn.MethodSubscribe, Filter: 2, Units: 10, Notify: 2},
 	} {
@@ -263,6 +266,17 @@ func TestLoadMethods(t *testing.T) {
 		{"methods: {personal_unlockAccount: {class: read, units: 1}}", "may not pass"},
 		{"methods: {eth_sendTransaction: {class: send, units: 1}}", "may not pass"},
 		{"methods: {klay_sign: {class: read, units: 1}}", "may not pass"},
+		{"methods: {a_b: {class: read, units: 1, cache: always}}", `cache "always" is none of`},
+		{"methods: {a_b: {class: read, units: 1, cache: block}}", "needs the position"},
+		{"methods: {a_b: {class: read, units: 1, block: 1, cache: static}}", "that is cache: block"},
+		{"methods: {a_b: {class: read, units: 1, block: 1, cache: hash}}", "that is cache: block"},
+		{"methods: {a_b: {class: read, units: 1, block: 1, filter: 2}}", "in one way only"},
+		{"methods: {a_b: {class: send, units: 1, cache: static}}", "class send is not cached"},
+		{"methods: {a_b: {class: read, units: 1, shows: hash}}", `shows "hash" is none of`},
+		{"methods: {a_b: {class: read, units: 1, block: 1, shows: result}}", "which no param names"},
+		{"methods: {a_b: {class: local, units: 1}}", "class local needs it"},
+		{"methods: {a_b: {class: read, units: 1, answer: chainId}}", "belongs to class local"},
+		{"methods: {a_b: {class: local, units: 1, answer: name}}", `answer "name" is not known`},
 	} {
 		if _, err := LoadMethods(Methods, []byte(c.table)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.table, err, c.want)

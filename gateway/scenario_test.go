@@ -1,0 +1,329 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// The scenarios are the files of testdata/scenarios, one for each behaviour: what is
+// asked, what the nodes say, what the answer is and what the nodes were asked. Commands
+// beside testscript's own:
+//
+//	config NAME VALUE            a setting of the gateway; before chain
+//	chain final|forks CITY…      starts the gateway of the first city, and a node in each
+//	node CITY head N [HASH]      the node's newest block from now on; waits until the gateway knows
+//	node CITY final N            its newest final block
+//	node CITY stop|start         from now on it hangs up on everyone, or answers again
+//	node CITY release            lets go on what hangs
+//	node CITY METHOD ANSWER      what it answers to a method: result JSON, error CODE TEXT,
+//	                             status CODE [HEADER VALUE] or hang; perhaps "after DURATION" before
+//	call [as KEY] METHOD [PARAMS]  asks the gateway; prints the result, or on stderr the error. Fails for an error.
+//	                             Status and headers go to stderr, too. KEY is one (as without it) or other
+//	calls N METHOD [PARAMS]      the same N times at once; prints each different result
+//	begin METHOD [PARAMS], end   a call that goes on meanwhile
+//	warm N METHOD                the same N times one after the other
+//	pause DURATION               lets time pass in which nothing must happen
+//	asked CITY METHOD N          fails unless the node was asked for the method N times since it was last asked this
+//	await CITY METHOD            waits until the node has been asked for the method
+//	cordon|uncordon CITY         takes the node out of service, and back
+//	health CITY NAME VALUE       waits until /health says that of the node
+func TestScenarios(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/scenarios",
+		Setup: func(env *testscript.Env) error {
+			s := &scenario{}
+			env.Values[scenarioKey{}] = s
+			env.Defer(s.close)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"config": command((*scenario).config), "chain": command((*scenario).start), "node": command((*scenario).node),
+			"call": command((*scenario).call), "calls": command((*scenario).calls), "begin": command((*scenario).begin), "end": command((*scenario).end),
+			"warm": command((*scenario).warm), "pause": command((*scenario).pause),
+			"asked": command((*scenario).asked), "await": command((*scenario).await),
+			"cordon": command((*scenario).cordon), "uncordon": command((*scenario).uncordon), "health": command((*scenario).health),
+		},
+	})
+}
+
+type scenarioKey struct{}
+
+// scenario is one that runs.
+type scenario struct {
+	cfg     Config
+	world   *scriptedWorld
+	pending chan said
+}
+
+// said is what a command prints.
+type said struct {
+	stdout, stderr string
+	err            error
+}
+
+func command(f func(s *scenario, args []string) said) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		r := f(ts.Value(scenarioKey{}).(*scenario), args)
+		fmt.Fprint(ts.Stdout(), r.stdout)
+		fmt.Fprint(ts.Stderr(), r.stderr)
+		if (r.err != nil) != neg {
+			if neg {
+				ts.Fatalf("it did not fail: %s", r.stdout)
+			}
+			ts.Fatalf("%v", r.err)
+		}
+	}
+}
+
+func fails(format string, args ...any) said { return said{err: fmt.Errorf(format, args...)} }
+
+func (s *scenario) close() {
+	if s.world != nil {
+		s.world.close()
+	}
+}
+
+func (s *scenario) config(args []string) said {
+	if len(args) != 2 {
+		return fails("usage: config NAME VALUE")
+	}
+	var err error
+	switch args[0] {
+	case "cache.maxBytes":
+		s.cfg.Cache.MaxBytes, err = strconv.ParseInt(args[1], 10, 64)
+	case "cache.head":
+		s.cfg.Cache.Head, err = time.ParseDuration(args[1])
+	case "upstreamTimeout":
+		s.cfg.UpstreamTimeout, err = time.ParseDuration(args[1])
+	default:
+		err = fmt.Errorf("no setting %s", args[0])
+	}
+	return said{err: err}
+}
+
+func (s *scenario) start(args []string) (r said) {
+	if len(args) < 2 || args[0] != "final" && args[0] != "forks" {
+		return fails("usage: chain final|forks CITY…")
+	}
+	s.world, r.err = startScripted(s.cfg, args[0] == "final", args[1:]...)
+	return r
+}
+
+func (s *scenario) find(city string) *scriptedNode {
+	if s.world == nil {
+		return nil
+	}
+	return s.world.nodes[city]
+}
+
+func (s *scenario) node(args []string) said {
+	if len(args) < 2 || s.find(args[0]) == nil {
+		return fails("usage: node CITY …, after chain")
+	}
+	n, city, what, args := s.find(args[0]), args[0], args[1], args[2:]
+	var err error
+	n.mu.Lock()
+	switch {
+	case what == "head" && len(args) > 0:
+		n.head, err = strconv.ParseInt(args[0], 10, 64)
+		if n.hash = fmt.Sprintf("0x%064x", n.head); len(args) > 1 {
+			n.hash = args[1]
+		}
+	case what == "final" && len(args) == 1:
+		n.final, err = strconv.ParseInt(args[0], 10, 64)
+	case what == "stop" || what == "start":
+		n.down = what == "stop"
+	case what == "release":
+		n.mu.Unlock()
+		n.let()
+		return said{}
+	default:
+		n.lines[what], err = parseLine(args)
+	}
+	n.mu.Unlock()
+	if what == "head" && err == nil {
+		err = s.world.know(city)
+	}
+	return said{err: err}
+}
+
+// ask makes one call.
+func (s *scenario) ask(key string, args []string) (r said) {
+	params := "[]"
+	if len(args) > 1 {
+		params = args[1]
+	}
+	got, err := s.world.post(key, string(appendRequest(nil, 5, args[0], []byte(params))))
+	if err != nil {
+		return said{err: err}
+	}
+	r.stderr = fmt.Sprintf("status %d\n", got.status)
+	for _, name := range sortedHeaders(got.header) {
+		r.stderr += name + ": " + strings.Join(got.header[name], ", ") + "\n"
+	}
+	a, err := parseAnswer([]byte(got.body))
+	switch {
+	case err != nil:
+		r.err = fmt.Errorf("%s: %w", got.body, err)
+	case a.failure != nil:
+		r.stderr += string(a.failure) + "\n"
+		r.err = errors.New(string(a.failure))
+	default:
+		r.stdout = string(a.result) + "\n"
+	}
+	return r
+}
+
+func sortedHeaders(h map[string][]string) []string {
+	names := make([]string, 0, len(h))
+	for name := range h {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (s *scenario) call(args []string) said {
+	key := "one"
+	if len(args) > 2 && args[0] == "as" {
+		key, args = args[1], args[2:]
+	}
+	if len(args) == 0 || s.world == nil {
+		return fails("usage: call [as KEY] METHOD [PARAMS], after chain")
+	}
+	return s.ask(key, args)
+}
+
+func (s *scenario) calls(args []string) (r said) {
+	if len(args) < 2 {
+		return fails("usage: calls N METHOD [PARAMS]")
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return said{err: err}
+	}
+	all := make([]said, n)
+	var group sync.WaitGroup
+	for i := range all {
+		group.Go(func() { all[i] = s.ask("one", args[1:]) })
+	}
+	group.Wait()
+	for i, one := range all {
+		if one.err != nil {
+			return one
+		}
+		if !slices.ContainsFunc(all[:i], func(x said) bool { return x.stdout == one.stdout }) {
+			r.stdout += one.stdout
+		}
+	}
+	return r
+}
+
+func (s *scenario) warm(args []string) said {
+	if len(args) != 2 {
+		return fails("usage: warm N METHOD")
+	}
+	n, err := strconv.Atoi(args[0])
+	for range n {
+		if one := s.ask("one", args[1:]); one.err != nil {
+			return one
+		}
+	}
+	return said{err: err}
+}
+
+func (s *scenario) pause(args []string) said {
+	d, err := time.ParseDuration(strings.Join(args, " "))
+	time.Sleep(d)
+	return said{err: err}
+}
+
+func (s *scenario) begin(args []string) said {
+	if len(args) == 0 || s.pending != nil {
+		return fails("usage: begin METHOD [PARAMS], once before end")
+	}
+	s.pending = make(chan said, 1)
+	go func(c chan said) { c <- s.ask("one", args) }(s.pending)
+	return said{}
+}
+
+func (s *scenario) end([]string) said {
+	if s.pending == nil {
+		return fails("nothing has begun")
+	}
+	defer func() { s.pending = nil }()
+	return <-s.pending
+}
+
+func (s *scenario) asked(args []string) said {
+	if len(args) != 3 || s.find(args[0]) == nil {
+		return fails("usage: asked CITY METHOD N")
+	}
+	n := s.find(args[0])
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	got := n.asked[args[1]]
+	n.asked[args[1]] = 0
+	if strconv.Itoa(got) != args[2] {
+		return fails("the node of %s was asked %d times for %s", args[0], got, args[1])
+	}
+	return said{}
+}
+
+func (s *scenario) await(args []string) said {
+	if len(args) != 2 || s.find(args[0]) == nil {
+		return fails("usage: await CITY METHOD")
+	}
+	if !wait(func() bool { return s.find(args[0]).count(args[1]) > 0 }) {
+		return fails("the node of %s is not asked for %s", args[0], args[1])
+	}
+	return said{}
+}
+
+func (s *scenario) cordon(args []string) said { return s.setCordon(args, true) }
+
+func (s *scenario) uncordon(args []string) said { return s.setCordon(args, false) }
+
+func (s *scenario) setCordon(args []string, cordoned bool) said {
+	if len(args) != 1 {
+		return fails("usage: cordon|uncordon CITY")
+	}
+	u := s.world.gateway.upstreams
+	named := slices.DeleteFunc(slices.Clone(u.cordons["lab"]), func(x string) bool { return x == args[0] })
+	if cordoned {
+		named = append(named, args[0])
+	}
+	u.cordon(Cordons{"lab": named})
+	return said{}
+}
+
+func (s *scenario) health(args []string) said {
+	if len(args) != 3 {
+		return fails("usage: health CITY NAME VALUE")
+	}
+	var last string
+	if !wait(func() bool {
+		for _, c := range s.world.gateway.health().Chains {
+			for _, n := range c.Nodes {
+				if n.City == args[0] {
+					last = map[string]string{
+						"answers": strconv.FormatBool(n.Answers), "level": strconv.FormatBool(n.Level),
+						"cordoned": strconv.FormatBool(n.Cordoned), "rests": strconv.FormatBool(n.Rests > 0),
+					}[args[1]]
+				}
+			}
+		}
+		return last == args[2]
+	}) {
+		return fails("%s of %s is %s", args[1], args[0], last)
+	}
+	return said{}
+}
