@@ -76,27 +76,29 @@ func (r *rig) close() error {
 // rigCity is the city of the gateway.
 const rigCity = "chongqing"
 
-func newRig(ctx context.Context, binary string) (r *rig, err error) {
+func newRig(ctx context.Context, binary string) (*rig, error) {
 	folder, err := os.MkdirTemp("", "bsn-rig-")
 	if err != nil {
 		return nil, fmt.Errorf("make folder: %w", err)
 	}
-	r = &rig{folder: folder}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, r.close())
-		}
-	}()
+	r := &rig{folder: folder}
+	if err := r.open(ctx, binary); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+func (r *rig) open(ctx context.Context, binary string) error {
 	l, err := newLocal(binary) // for its free net
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := os.RemoveAll(l.home); err != nil {
-		return nil, fmt.Errorf("delete folder: %w", err)
+		return fmt.Errorf("delete folder: %w", err)
 	}
 	k, err := kaia.New(software.Config{})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c := bsn.Chain{
 		Name: chain, Framework: k.Name(), Index: 1, NetworkID: 1000, Status: bsn.ChainRunning,
@@ -106,32 +108,32 @@ func newRig(ctx context.Context, binary string) (r *rig, err error) {
 	httpAt, wsAt := strings.TrimPrefix(at.HTTP, "http://"), strings.TrimPrefix(at.WS, "ws://")
 	self, err := os.Executable()
 	if err != nil {
-		return nil, fmt.Errorf("find own binary: %w", err)
+		return fmt.Errorf("find own binary: %w", err)
 	}
 	if _, err := r.start("stand-in", self, standInRole, httpAt, wsAt); err != nil {
-		return nil, err
+		return err
 	}
 	r.direct = target{"stand-in", httpAt, "/", ""}
 	if err := r.startGateway(l, c); err != nil {
-		return nil, err
+		return err
 	}
 	if err := r.startProxy(l.net, httpAt); err != nil {
-		return nil, err
+		return err
 	}
 	if peer := os.Getenv(peerURL); peer != "" {
 		u, err := url.Parse(peer)
 		if err != nil || u.Scheme != "http" || u.Host == "" {
-			return nil, fmt.Errorf("%s=%s is no http address", peerURL, peer)
+			return fmt.Errorf("%s=%s is no http address", peerURL, peer)
 		}
 		say("the other gateway at %s must pass calls to http://%s", peer, httpAt)
 		r.peer = &target{"peer", u.Host, u.RequestURI(), ""}
 	}
 	for _, t := range []target{r.direct, r.proxied, r.ours} {
 		if err := r.await(ctx, t); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return r, nil
+	return nil
 }
 
 // await waits until a target answers.
@@ -191,7 +193,7 @@ func (r *rig) startGateway(l *local, c bsn.Chain) error {
 // haproxyConfig has two threads and keeps connections on both sides.
 const haproxyConfig = `global
   nbthread 2
-  maxconn 20000
+  maxconn 2000
 defaults
   mode http
   option http-keep-alive
