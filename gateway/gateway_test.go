@@ -152,6 +152,7 @@ func TestRun(t *testing.T) {
 		`bsn_gateway_requests_total{chain="lab",class="none",outcome="refused"} 1`,
 		`bsn_gateway_node_up{chain="lab",city="paris"} 1`,
 		`bsn_gateway_ledger_height 1`,
+		`bsn_gateway_connections `,
 		`bsn_gateway_request_seconds_count{chain="lab",class="read"} 1`,
 	} {
 		if text := get("/metrics"); !strings.Contains(text, want) {

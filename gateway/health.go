@@ -199,6 +199,11 @@ var (
 	describeAlone  = prometheus.NewDesc("bsn_gateway_alone", "1 while the gateway stands alone; what it still answers says the label.", []string{"answers"}, nil)
 )
 
+var (
+	describeConns  = prometheus.NewDesc("bsn_gateway_connections", "Open connections of clients, WebSockets included.", nil, nil)
+	describeTurned = prometheus.NewDesc("bsn_gateway_connections_refused_total", "Connections that were refused for want of room.", nil, nil)
+)
+
 // watch adds to the metrics what is read from the gateway when they are asked for.
 func (m *meter) watch(g *Gateway) { m.registry.MustRegister(healthCollector{g}) }
 
@@ -210,6 +215,8 @@ func (c healthCollector) Describe(out chan<- *prometheus.Desc) {
 	out <- describeLedger
 	out <- describeAge
 	out <- describeAlone
+	out <- describeConns
+	out <- describeTurned
 }
 
 func (c healthCollector) Collect(out chan<- prometheus.Metric) {
@@ -217,6 +224,9 @@ func (c healthCollector) Collect(out chan<- prometheus.Metric) {
 	out <- prometheus.MustNewConstMetric(describeLedger, prometheus.GaugeValue, float64(h.Ledger.Height))
 	out <- prometheus.MustNewConstMetric(describeAge, prometheus.GaugeValue, float64(h.Ledger.Age))
 	out <- prometheus.MustNewConstMetric(describeAlone, prometheus.GaugeValue, float64(btoi(h.Ledger.Alone != "")), cmp.Or(h.Ledger.Alone, string(allowsAll)))
+	open, turned := c.g.front.Conns()
+	out <- prometheus.MustNewConstMetric(describeConns, prometheus.GaugeValue, float64(open))
+	out <- prometheus.MustNewConstMetric(describeTurned, prometheus.CounterValue, float64(turned))
 	for _, chain := range h.Chains {
 		for _, n := range chain.Nodes {
 			out <- prometheus.MustNewConstMetric(describeNodeUp, prometheus.GaugeValue, float64(btoi(n.Answers)), chain.Chain, n.City)

@@ -317,11 +317,12 @@ func (l *link) read(limit int64) (a Answer, reusable bool, err error) {
 		}
 		switch {
 		case h.chunked:
-			a.Body, err = readAll(httputil.NewChunkedReader(l.reader), limit)
-			if err == nil {
-				err = l.readTrailer()
+			if a.Body, err = readAll(httputil.NewChunkedReader(l.reader), limit); err != nil {
+				return a, false, err
 			}
-			return a, !h.close, err
+			// Fields after the body are not read, and neither is what follows them.
+			line, err := l.line()
+			return a, !h.close && len(line) == 0, err
 		case h.length < 0: // up to the end of the connection
 			a.Body, err = readAll(l.reader, limit)
 			return a, false, err
@@ -369,6 +370,9 @@ func (l *link) readHead(h *answerHead) error {
 			return errMalformed
 		}
 		h.status = 10*h.status + int(c-'0')
+	}
+	if h.status < 100 {
+		return errMalformed
 	}
 	h.close = old
 	for size := 0; ; {
@@ -426,24 +430,9 @@ func (l *link) line() ([]byte, error) {
 	case err != nil:
 		return nil, err
 	}
-	line = line[:len(line)-1]
-	if n := len(line); n > 0 && line[n-1] == '\r' {
-		line = line[:n-1]
+	line, ok := bytes.CutSuffix(line, []byte("\r\n"))
+	if !ok {
+		return nil, errMalformed
 	}
 	return line, nil
-}
-
-func (l *link) readTrailer() error {
-	for size := 0; ; {
-		line, err := l.line()
-		if err != nil {
-			return err
-		}
-		if len(line) == 0 {
-			return nil
-		}
-		if size += len(line); size > maxAnswerHead {
-			return errMalformed
-		}
-	}
 }

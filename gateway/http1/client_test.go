@@ -67,7 +67,8 @@ func TestClientAnswers(t *testing.T) {
 	}{
 		"length":        {ok("yes"), "200 yes", true},
 		"empty":         {ok(""), "200 ", true},
-		"chunked":       {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nye\r\n1\r\ns\r\n0\r\nX: y\r\n\r\n", "200 yes", true},
+		"chunked":       {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nye\r\n1\r\ns\r\n0\r\n\r\n", "200 yes", true},
+		"trailer":       {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nyes\r\n0\r\nX: y\r\n\r\n", "200 yes", false},
 		"closing":       {"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 3\r\n\r\nyes", "200 yes", false},
 		"hints first":   {"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + ok("yes"), "200 yes", true},
 		"no reason":     {"HTTP/1.1 200\r\nContent-Length: 3\r\n\r\nyes", "200 yes", true},
