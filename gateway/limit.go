@@ -165,8 +165,11 @@ func (g *Gateway) limit(c caller, units int, further ...level) (answer, bool) {
 	levels := room[:0]
 	if l := c.limits; l != (bsn.Limits{}) {
 		levels = append(levels, level{
-			g.allowances.get(c.own), float64(l.RequestsPerSecond), float64(l.UnitsPerSecond), "", c.name(),
+			g.allowances.get(c.own), float64(l.RequestsPerSecond), float64(l.UnitsPerSecond), "key ", c.key.ID,
 		})
+		if c.signer != "" {
+			levels[0].what, levels[0].name = "this ", "token"
+		}
 	}
 	l := c.project.Limits
 	levels = append(levels, level{
