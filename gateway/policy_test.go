@@ -254,6 +254,21 @@ func TestKeyRestrictions(t *testing.T) {
 		t.Errorf("batch: %s %v", r.body, r.header)
 	}
 
+	set(func(k *bsn.Key) { k.Restrictions = bsn.Restrictions{Contracts: []string{"lab:" + contractA}} })
+	check(call("eth_chainId", `[]`), 200, 0, "")
+	check(call("eth_call", `[{"to":"`+contractA+`"},"latest"]`), 200, 0, "")
+	check(call("eth_call", `[{"to":"`+contractB+`"},"latest"]`), 403, codeContract, "contract")
+	check(call("eth_call", `[{"to":"`+contractA+`","TO":"`+contractB+`"},"latest"]`), 403, codeContract, "contract")
+	check(call("eth_estimateGas", `[{"data":"0x6001"}]`), 403, codeContract, "contract")
+	check(call("eth_getLogs", `[{"address":["`+contractA+`"]}]`), 200, 0, "")
+	check(call("eth_getLogs", `[{}]`), 403, codeContract, "contract")
+	check(call("eth_getBalance", `["`+contractB+`","latest"]`), 200, 0, "")
+	c := n.connect()
+	c.write(call("eth_getCode", `["`+contractB+`","latest"]`))
+	if got := c.read(); !strings.Contains(got, `"data":{"limit":"contract"}`) {
+		t.Errorf("over a WebSocket: %s", got)
+	}
+
 	set(func(k *bsn.Key) { k.Restrictions = bsn.Restrictions{IPs: []string{"10.0.0.0/8"}} })
 	check(call("eth_chainId", `[]`), 403, codeIP, "ip")
 	set(func(k *bsn.Key) { k.Restrictions = bsn.Restrictions{IPs: []string{"10.0.0.0/8", "127.0.0.0/8"}} })

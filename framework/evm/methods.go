@@ -61,6 +61,8 @@ func checkMethod(name string, m bsn.Method) error {
 		return fmt.Errorf("class %q is none of read, send, subscribe, local", m.Class)
 	case m.Block < 0 || m.Filter < 0 || m.Block > 8 || m.Filter > 8:
 		return errors.New("block and filter are positions of parameters, from 1")
+	case m.Contract < 0 || m.Contract > 8 || m.Contract > 0 && m.Class == bsn.MethodSend:
+		return errors.New("contract is the position of a parameter, from 1; whom a transaction is sent to is read from it")
 	case m.Units < 1:
 		return errors.New("units: a call costs at least 1")
 	case m.Notify < 0 || m.Notify > 0 && m.Class != bsn.MethodSubscribe:

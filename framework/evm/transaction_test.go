@@ -233,13 +233,13 @@ func TestLoadMethods(t *testing.T) {
 		t.Error("finality is for each chain to claim")
 	}
 	for name, want := range map[string]bsn.Method{
-		"eth_call":               {Class: bsn.MethodRead, Block: 2, Units: 20, Cache: bsn.CacheBlock},
-		"eth_getLogs":            {Class: bsn.MethodRead, Filter: 1, Units: 50, Cache: bsn.CacheBlock},
+		"eth_call":               {Class: bsn.MethodRead, Contract: 1, Block: 2, Units: 20, Cache: bsn.CacheBlock},
+		"eth_getLogs":            {Class: bsn.MethodRead, Contract: 1, Filter: 1, Units: 50, Cache: bsn.CacheBlock},
 		"eth_chainId":            {Class: bsn.MethodLocal, Units: 1, Cache: bsn.CacheStatic, Answer: bsn.AnswerChainID},
 		"eth_getBlockByHash":     {Class: bsn.MethodRead, Units: 10, Cache: bsn.CacheHash, Shows: bsn.ShowsNumber},
 		"eth_simulateV1":         {Class: bsn.MethodRead, Block: 2, Units: 100, Cache: bsn.CacheBlock, Restricted: true},
 		"eth_sendRawTransaction": {Class: bsn.MethodSend, Units: 50},
-		"eth_subscribe":          {Class: bsn.MethodSubscribe, Filter: 2, Units: 10, Notify: 2},
+		"eth_subscribe":          {Class: bsn.MethodSubscribe, Contract: 2, Filter: 2, Units: 10, Notify: 2},
 	} {
 		if got := standard.Methods[name]; got != want {
 			t.Errorf("%s: %+v, want %+v", name, got, want)
@@ -261,6 +261,7 @@ func TestLoadMethods(t *testing.T) {
 		{"rows: {}", "rows"},
 		{"methods: {a_b: {class: write, units: 1}}", `class "write"`},
 		{"methods: {a_b: {class: read}}", "units"},
+		{"methods: {a_b: {class: send, contract: 1, units: 1}}", "contract is the position"},
 		{"methods: {a_b: {class: read, block: -1, units: 1}}", "positions"},
 		{"methods: {ab: {class: read, units: 1}}", "namespace_name"},
 		{"methods: {personal_unlockAccount: {class: read, units: 1}}", "may not pass"},
