@@ -3,8 +3,8 @@
 // between the parts. It imports only the standard library.
 //
 // Read it in this order: name.go and address.go (how things are called and
-// where they listen), identity.go, operator.go, chain.go, account.go, app.go
-// (what the ledger knows), then framework.go, runtime.go and ledger.go (the seams).
+// where they listen), identity.go, operator.go, chain.go, account.go, app.go,
+// receipt.go (what the ledger knows), then framework.go, runtime.go and ledger.go (the seams).
 //
 // The JSON form of each record is at once what the ledger stores, what a
 // listing prints with --json, and what the gateway follows.

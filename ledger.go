@@ -25,6 +25,8 @@ const (
 	KindProject  Kind = "project"
 	KindApp      Kind = "app"
 	KindAct      Kind = "act"
+	KindReceipt  Kind = "receipt"
+	KindUsage    Kind = "usage"
 	// KindParameters has one record, [ParametersID].
 	KindParameters Kind = "parameters"
 	// KindProtocol has one record, [ProtocolID].
@@ -32,7 +34,7 @@ const (
 )
 
 // Kinds lists all kinds of records.
-var Kinds = []Kind{KindOperator, KindCity, KindProposal, KindChain, KindPortal, KindAccount, KindProject, KindApp, KindAct, KindParameters, KindProtocol}
+var Kinds = []Kind{KindOperator, KindCity, KindProposal, KindChain, KindPortal, KindAccount, KindProject, KindApp, KindAct, KindReceipt, KindUsage, KindParameters, KindProtocol}
 
 // ErrNoRecord means that the ledger has no record of this kind and id.
 var ErrNoRecord = errors.New("no such record")

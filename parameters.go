@@ -26,6 +26,9 @@ type Parameters struct {
 	AbsenceThreshold int64 `json:"absenceThreshold"`
 	// AbsenceWindow is over how many seconds of ledger time absences are summed up.
 	AbsenceWindow int64 `json:"absenceWindow"`
+	// ReceiptPeriod is for how many seconds of ledger time a city's receipt stands.
+	// It is there from protocol version 2 on.
+	ReceiptPeriod int64 `json:"receiptPeriod,omitempty"`
 }
 
 // Parameter describes one of the parameters.
@@ -36,6 +39,7 @@ type Parameter struct {
 	Min     int64  `json:"min"`
 	Max     int64  `json:"max"`
 	field   func(*Parameters) *int64
+	since   uint64 // protocol version
 }
 
 const (
@@ -46,15 +50,16 @@ const (
 
 // ParameterList has all parameters.
 var ParameterList = []Parameter{
-	{"votingPeriod", "seconds for which a proposal stays open", 7 * day, minute, 90 * day, func(p *Parameters) *int64 { return &p.VotingPeriod }},
-	{"openProposals", "open proposals of one operator", 20, 1, 1000, func(p *Parameters) *int64 { return &p.OpenProposals }},
+	{"votingPeriod", "seconds for which a proposal stays open", 7 * day, minute, 90 * day, func(p *Parameters) *int64 { return &p.VotingPeriod }, 1},
+	{"openProposals", "open proposals of one operator", 20, 1, 1000, func(p *Parameters) *int64 { return &p.OpenProposals }, 1},
 	// An operator and its cities must always be able to propose and vote.
-	{"operatorWrites", "ledger writes of an operator in an hour", 10_000, 1000, 1_000_000, func(p *Parameters) *int64 { return &p.OperatorWrites }},
-	{"cityWrites", "ledger writes of a city in an hour", 20_000, 1000, 10_000_000, func(p *Parameters) *int64 { return &p.CityWrites }},
-	{"portalWrites", "ledger writes of a portal in an hour, its accounts' included", 100_000, 1, 10_000_000, func(p *Parameters) *int64 { return &p.PortalWrites }},
-	{"accountWrites", "ledger writes of an account in an hour", 1000, 1, 1_000_000, func(p *Parameters) *int64 { return &p.AccountWrites }},
-	{"absenceThreshold", "seconds without a signed block after which an operator is recorded as absent", minute, minute, day, func(p *Parameters) *int64 { return &p.AbsenceThreshold }},
-	{"absenceWindow", "seconds over which absences are summed up", 7 * day, hour, 90 * day, func(p *Parameters) *int64 { return &p.AbsenceWindow }},
+	{"operatorWrites", "ledger writes of an operator in an hour", 10_000, 1000, 1_000_000, func(p *Parameters) *int64 { return &p.OperatorWrites }, 1},
+	{"cityWrites", "ledger writes of a city in an hour", 20_000, 1000, 10_000_000, func(p *Parameters) *int64 { return &p.CityWrites }, 1},
+	{"portalWrites", "ledger writes of a portal in an hour, its accounts' included", 100_000, 1, 10_000_000, func(p *Parameters) *int64 { return &p.PortalWrites }, 1},
+	{"accountWrites", "ledger writes of an account in an hour", 1000, 1, 1_000_000, func(p *Parameters) *int64 { return &p.AccountWrites }, 1},
+	{"absenceThreshold", "seconds without a signed block after which an operator is recorded as absent", minute, minute, day, func(p *Parameters) *int64 { return &p.AbsenceThreshold }, 1},
+	{"absenceWindow", "seconds over which absences are summed up", 7 * day, hour, 90 * day, func(p *Parameters) *int64 { return &p.AbsenceWindow }, 1},
+	{"receiptPeriod", "seconds for which a city's receipt stands", hour, 10, day, func(p *Parameters) *int64 { return &p.ReceiptPeriod }, 2},
 }
 
 // Value returns the parameter's value in p.
@@ -87,11 +92,24 @@ func (d Parameter) check(value int64) error {
 	return nil
 }
 
-// With returns p with one parameter changed. The error names the parameters that
-// there are, or the bounds.
-func (p Parameters) With(name string, value int64) (Parameters, error) {
+// At returns p without the parameters that a protocol version does not have yet.
+func (p Parameters) At(version uint64) Parameters {
+	for _, d := range ParameterList {
+		if d.since > version {
+			*d.field(&p) = 0
+		}
+	}
+	return p
+}
+
+// With returns p with one parameter changed under a protocol version. The error names
+// the parameters that it has, or the bounds.
+func (p Parameters) With(version uint64, name string, value int64) (Parameters, error) {
 	var names []string
 	for _, d := range ParameterList {
+		if d.since > version {
+			continue
+		}
 		if d.Name == name {
 			*d.field(&p) = value
 			return p, d.check(value)

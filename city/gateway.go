@@ -18,6 +18,9 @@ import (
 // gatewayID names the gateway in the runtime.
 const gatewayID = "gateway"
 
+// journalFolder is where the gateway counts what is called, in its own folder.
+const journalFolder = "journal"
+
 // GatewayFile is the configuration that the daemon hands its gateway, in the
 // gateway's own folder.
 const GatewayFile = "gateway.json"
@@ -85,7 +88,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 	role := GatewayRole{
 		API: "http://" + d.addr(bsn.PortAPI), Secret: d.secret, Level: d.cfg.Log.Level.String(),
 		Gateway: gateway.Config{
-			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json", Handover: "handover.sock", Forward: forwardSocket,
+			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json", Journal: journalFolder, Handover: "handover.sock", Forward: forwardSocket,
 			TLS: gateway.TLS(g.TLS), TrustedProxies: g.Proxies(), ProxyHeader: g.ProxyHeader,
 			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, CompressBytes: g.CompressBytes,
 			MaxConnections: g.MaxConnections, MaxConnectionsPerClient: g.MaxConnectionsPerClient, MaxBatch: g.MaxBatch,

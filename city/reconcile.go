@@ -35,6 +35,7 @@ func (d *daemon) reconcile(ctx context.Context) error {
 	wg.Go(func() { d.follow(ctx) })
 	wg.Go(func() { d.keepMirror(ctx) })
 	wg.Go(func() { d.tend(ctx) })
+	wg.Go(func() { d.settle(ctx) })
 	// The gateway serves from the last known state: it does not wait for the ledger.
 	d.try("gateway", d.startGateway(ctx))
 	wait, cancel := context.WithTimeout(ctx, aloneAfter)

@@ -169,9 +169,13 @@ type lab struct {
 	nodes         map[int]*anvil
 }
 
+func loadLabMethods() (bsn.Methods, error) {
+	return evm.LoadMethods(evm.Methods, []byte("final: true"))
+}
+
 func newLab(t testing.TB, nodes map[int]*anvil) *lab {
 	t.Helper()
-	methods, err := evm.LoadMethods(evm.Methods, []byte("final: true"))
+	methods, err := loadLabMethods()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -286,11 +286,13 @@ func (g *Gateway) serveQuery(w http.ResponseWriter, r *http.Request) {
 	t.pool.touch()
 	units := t.pool.methods.Methods[queryMethod].Units
 	result, cost, o, err := g.query(w, r, c, t, units)
-	if o == outcomeOK || o == outcomeError {
+	if failed := g.meter.record(&c, t.pool.chain.Name, bsn.MethodRead, units, o, time.Since(began)); failed != nil {
+		o, err = outcomeUnavailable, failOf(unmetered(failed))
+	}
+	if o.served() {
 		cost.units = units
 	}
 	cost.tell(w.Header())
-	g.meter.record(c.id, t.pool.chain.Name, bsn.MethodRead, units, o, time.Since(began))
 	var text []byte
 	if err == nil {
 		text, err = json.Marshal(map[string]json.RawMessage{"result": result})
@@ -310,6 +312,9 @@ const queryMethod = "eth_call"
 func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t target, units int) (_ json.RawMessage, cost spent, _ outcome, _ error) {
 	contract, function := r.PathValue("contract"), r.PathValue("function")
 	if a, ok := c.allowQuery(t, contract); !ok {
+		return nil, cost, a.outcome, failOf(a)
+	}
+	if a, ok := g.meterable(&c, t.pool.chain.Name, bsn.MethodRead); !ok {
 		return nil, cost, a.outcome, failOf(a)
 	}
 	perSecond := t.version.Limits.RequestsPerSecond

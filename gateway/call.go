@@ -159,10 +159,12 @@ func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscr
 	began := time.Now()
 	p.touch()
 	a, class, units := g.dispatch(ctx, c, p, m, subscribe)
-	if a.outcome == outcomeOK || a.outcome == outcomeError { // else not served, and not charged
+	if err := g.meter.record(&c, p.chain.Name, class, units, a.outcome, time.Since(began)); err != nil {
+		return unmetered(err)
+	}
+	if a.outcome.served() { // else not charged
 		a.spent.units = units
 	}
-	g.meter.record(c.id, p.chain.Name, class, units, a.outcome, time.Since(began))
 	return a
 }
 
@@ -194,6 +196,9 @@ func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, su
 
 // answer takes a call that may pass to the nodes.
 func (g *Gateway) answer(ctx context.Context, c caller, p *pool, m message, method bsn.Method, subscribe subscriber) answer {
+	if a, ok := g.meterable(&c, p.chain.Name, method.Class); !ok {
+		return a
+	}
 	if p.methods.Final {
 		m.params = rewriteTags(method, m.params)
 	}

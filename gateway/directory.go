@@ -14,7 +14,7 @@ import (
 )
 
 // followed are the kinds of records that the gateway needs.
-var followed = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindAccount, bsn.KindProject, bsn.KindApp}
+var followed = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindAccount, bsn.KindProject, bsn.KindApp, bsn.KindParameters}
 
 // records is what the ledger said at one height. The values are never changed
 // once they are in: a new state of a record is a new value.
@@ -26,6 +26,8 @@ type records struct {
 	Accounts map[string]bsn.Account  `json:"accounts"`
 	Projects map[string]*bsn.Project `json:"projects"`
 	Apps     map[string]*bsn.App     `json:"apps"`
+	// Parameters are zero where the ledger was not heard of.
+	Parameters bsn.Parameters `json:"parameters"`
 
 	keys map[string]*keyEntry // by the key's hash
 	// naming are the hashes of the keys whose restrictions name an app, by its id.
@@ -66,6 +68,11 @@ func (r *records) apply(c bsn.Change) error {
 	case bsn.KindApp:
 		err = put(r.Apps, c)
 		r.renew(c.ID)
+	case bsn.KindParameters:
+		var p bsn.Parameters
+		if err = json.Unmarshal(c.Record, &p); err == nil {
+			r.Parameters = p
+		}
 	case bsn.KindProject:
 		r.forgetKeys(c.ID)
 		if err = put(r.Projects, c); err == nil {
@@ -192,6 +199,13 @@ func (d *directory) account(name string) (bsn.Account, bool) {
 	defer d.mu.RUnlock()
 	a, ok := d.known().Accounts[name]
 	return a, ok
+}
+
+// parameters are the network's figures, as far as they are known.
+func (d *directory) parameters() bsn.Parameters {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.known().Parameters.Complete()
 }
 
 func (d *directory) app(id string) (*bsn.App, bool) {

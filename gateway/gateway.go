@@ -54,12 +54,16 @@ type Config struct {
 	TrustedProxies []string `yaml:"trustedProxies"`
 	ProxyHeader    string   `yaml:"proxyHeader"`
 	// Metrics is the loopback host:port for /metrics (Prometheus), /usage (what
-	// each project used since the start) and /health; empty for none.
+	// each project used and is in no receipt yet) and /health; empty for none.
 	Metrics string `yaml:"metrics"`
 	// State is the path of the file that holds the last known records, so that a
 	// gateway can start while the ledger does not answer; empty for none. Beside it
 	// a file ending in .age says how old they are.
 	State string `yaml:"state"`
+
+	// Journal is the folder in which it is counted what each project called, to be
+	// billed; empty: it is counted in memory only.
+	Journal string `yaml:"journal"`
 
 	// Handover is the path of the Unix socket over which a gateway hands its sockets to
 	// the one that replaces it; empty for none.
@@ -254,9 +258,10 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	}
 	g := &Gateway{
 		cfg: cfg, log: log, ledger: ledger,
-		directory: &directory{}, packages: &packages{source: artifacts}, meter: newMeter(),
+		directory: &directory{}, packages: &packages{source: artifacts},
 		allowances: newAllowances(), apps: newAllowances(), neighbours: newNeighbours(),
 	}
+	g.meter = newMeter(g.newJournal())
 	store, err := cache.New(g.cfg.Cache.MaxBytes, g.cfg.Cache.Head)
 	if err != nil {
 		return nil, err
@@ -493,5 +498,6 @@ func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 	if g.cfg.State != "" {
 		parts.Go(func() { keepState(ctx, g.directory, g.cfg.State, g.log) })
 	}
-	return parts.Wait, nil
+	counted := g.keepJournal(ctx)
+	return func() { parts.Wait(); counted() }, nil
 }

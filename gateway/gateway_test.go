@@ -144,7 +144,7 @@ func TestRun(t *testing.T) {
 		text, _ := io.ReadAll(r.Body)
 		return string(text)
 	}
-	if got, want := get("/usage"), `{"usage":[{"project":"alice/main","chain":"lab","class":"read","calls":1,"units":2}]}`; got != want {
+	if got, want := get("/usage"), `{"usage":[{"project":"alice/main","key":"`+n.project.Keys[0].ID+`","chain":"lab","class":"read","calls":1,"units":2}]}`; got != want {
 		t.Errorf("usage %s, want %s", got, want)
 	}
 	for _, want := range []string{

@@ -105,10 +105,12 @@ func (g *group) attach(s *subscription) {
 }
 
 // charge counts notifications before they go out: one row for all of a key.
-func (g *group) charge(c *caller, notifications int) {
+// What cannot be counted must not go out.
+func (g *group) charge(c *caller, notifications int) error {
 	if units := notifications * g.units; units > 0 {
-		g.tail.g.meter.record(c.id, g.tail.chain, classNotify, units, outcomeOK, 0)
+		return g.tail.g.meter.record(c, g.tail.chain, classNotify, units, outcomeOK, 0)
 	}
+	return nil
 }
 
 // classNotify stands for what subscriptions bring.
@@ -244,7 +246,12 @@ func (g *group) send(texts [][]byte) {
 	}
 	g.tail.g.meter.notices.WithLabelValues(g.tail.chain).Add(float64(len(texts) * len(g.subs)))
 	for _, p := range g.payers {
-		g.charge(p.caller, p.count*len(texts))
+		if g.charge(p.caller, p.count*len(texts)) != nil {
+			for _, s := range g.subs {
+				s.socket.end(websocket.StatusTryAgainLater, closeUncounted)
+			}
+			return
+		}
 	}
 	for i, s := range g.subs {
 		for _, text := range texts {
@@ -264,7 +271,10 @@ func (t *tail) serve(ctx context.Context, s *subscription) error {
 		if err != nil {
 			return err
 		}
-		s.group.charge(&s.socket.caller, len(texts))
+		if err := s.group.charge(&s.socket.caller, len(texts)); err != nil {
+			s.socket.end(websocket.StatusTryAgainLater, closeUncounted)
+			return err
+		}
 		for _, text := range texts {
 			if err := s.socket.pass(s, text, true); err != nil {
 				return err

@@ -140,9 +140,7 @@ func (g *Gateway) serveRoot(w http.ResponseWriter, _ *http.Request) {
 func (g *Gateway) private() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g.meter.registry, promhttp.HandlerOpts{}))
-	mux.HandleFunc("GET /usage", func(w http.ResponseWriter, _ *http.Request) {
-		g.writeJSON(w, http.StatusOK, map[string]any{"usage": g.meter.used()})
-	})
+	mux.HandleFunc("GET /usage", g.serveUsage)
 	mux.HandleFunc("GET /health", g.serveHealth)
 	return mux
 }

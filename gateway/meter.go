@@ -1,13 +1,14 @@
 package gateway
 
 import (
-	"cmp"
-	"maps"
-	"slices"
+	"context"
+	"net/http"
 	"sync"
 	"time"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/gateway/journal"
+	"github.com/openbsn/bsn/gateway/table"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
@@ -25,22 +26,11 @@ const (
 	outcomeAlone       outcome = "alone"       // for want of the ledger
 )
 
+// served tells whether a call that ended so is charged.
+func (o outcome) served() bool { return o == outcomeOK || o == outcomeError }
+
 // classNone stands for calls that no row of the method table was found for.
 const classNone bsn.MethodClass = "none"
-
-// usage is what a project used on one chain in one class since the start.
-type usage struct {
-	Project string          `json:"project"`
-	Chain   string          `json:"chain"`
-	Class   bsn.MethodClass `json:"class"`
-	Calls   uint64          `json:"calls"`
-	Units   uint64          `json:"units"` // compute units
-}
-
-type usageKey struct {
-	project, chain string
-	class          bsn.MethodClass
-}
 
 // meter counts what is called. It holds nothing of the calls themselves.
 type meter struct {
@@ -51,13 +41,25 @@ type meter struct {
 	streams  *prometheus.GaugeVec
 	notices  *prometheus.CounterVec
 	refused  *prometheus.CounterVec
-
-	mu    sync.Mutex
-	usage map[usageKey]*usage
+	// metered are the metrics of calls, by what tells them apart.
+	metered table.Table[callKind, *callMetrics]
+	journal *journal.Journal
 }
 
-func newMeter() *meter {
+type callKind struct {
+	chain   string
+	class   bsn.MethodClass
+	outcome outcome
+}
+
+type callMetrics struct {
+	requests prometheus.Counter
+	seconds  prometheus.Observer
+}
+
+func newMeter(j *journal.Journal) *meter {
 	m := &meter{
+		journal:  j,
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bsn_gateway_requests_total", Help: "Calls by chain, method class and outcome.",
@@ -78,43 +80,90 @@ func newMeter() *meter {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bsn_gateway_key_refusals_total", Help: "Requests without a key that is good here, by reason.",
 		}, []string{"reason"}),
-		usage: map[usageKey]*usage{},
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.sockets, m.streams, m.notices, m.refused,
+	gap := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "bsn_gateway_journal_sync_gap_seconds",
+		Help: "Longest time since the start between two times when all that was counted lay on the disk: what a loss of power loses.",
+	}, func() float64 { return j.Gap().Seconds() })
+	m.registry.MustRegister(m.requests, m.seconds, m.sockets, m.streams, m.notices, m.refused, gap,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-// record counts a call before its answer leaves. Every call of every protocol
-// comes through here exactly once: this is where a billed call is journaled.
-func (m *meter) record(project, chain string, class bsn.MethodClass, units int, o outcome, took time.Duration) {
-	m.requests.WithLabelValues(chain, string(class), string(o)).Inc()
-	m.seconds.WithLabelValues(chain, string(class)).Observe(took.Seconds())
-	if o != outcomeOK && o != outcomeError {
-		return // not served, not charged
-	}
-	k := usageKey{project, chain, class}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	u := m.usage[k]
-	if u == nil {
-		u = &usage{Project: project, Chain: chain, Class: class}
-		m.usage[k] = u
-	}
-	u.Calls++
-	u.Units += uint64(max(units, 0))
+// row is what a call is counted as.
+func (c *caller) row(chain string, class bsn.MethodClass) journal.Row {
+	return journal.Row{Project: c.id, Key: c.key.ID, Chain: chain, Class: class}
 }
 
-// used lists the usage since the start, in order of project, chain and class.
-func (m *meter) used() []usage {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	list := make([]usage, 0, len(m.usage))
-	for u := range maps.Values(m.usage) {
-		list = append(list, *u)
+// meterable refuses a call that could not be counted: nothing is served for which
+// the journal has no place.
+func (g *Gateway) meterable(c *caller, chain string, class bsn.MethodClass) (answer, bool) {
+	if err := g.meter.journal.Ready(c.row(chain, class)); err != nil {
+		return unmetered(err), false
 	}
-	slices.SortFunc(list, func(a, b usage) int {
-		return cmp.Or(cmp.Compare(a.Project, b.Project), cmp.Compare(a.Chain, b.Chain), cmp.Compare(a.Class, b.Class))
+	return answer{}, true
+}
+
+func unmetered(err error) answer {
+	return refuse(outcomeUnavailable, codeUnavailable,
+		"this gateway cannot count the call, and so does not answer it: %v; a transaction may have been taken: look for its receipt", err).with(http.StatusServiceUnavailable)
+}
+
+// record counts a call before its answer leaves. Every call of every protocol
+// comes through here exactly once: this is where a billed call is journaled. After an
+// error the call is not counted, and must not be answered.
+func (m *meter) record(c *caller, chain string, class bsn.MethodClass, units int, o outcome, took time.Duration) (err error) {
+	if o.served() {
+		if err = m.journal.Add(c.row(chain, class), uint64(max(units, 0))); err != nil {
+			o = outcomeUnavailable
+		}
+	}
+	kind := callKind{chain, class, o}
+	metrics, known := m.metered.Get(kind)
+	if !known {
+		metrics, _ = m.metered.Add(kind, func() (*callMetrics, error) {
+			return &callMetrics{m.requests.WithLabelValues(chain, string(class), string(o)), m.seconds.WithLabelValues(chain, string(class))}, nil
+		})
+	}
+	metrics.requests.Inc()
+	metrics.seconds.Observe(took.Seconds())
+	return err
+}
+
+// newJournal makes the journal of what is called.
+func (g *Gateway) newJournal() *journal.Journal {
+	return journal.New(journal.Config{
+		Dir: g.cfg.Journal,
+		Now: func() (int64, bool) {
+			now := g.directory.now()
+			return now.Unix(), !now.IsZero() && g.directory.state().known
+		},
+		Period: func() int64 { return g.directory.parameters().ReceiptPeriod },
+		Log:    g.log,
 	})
-	return list
+}
+
+// keepJournal brings what is called to the disk until the function that it returns
+// is called, after the last call.
+func (g *Gateway) keepJournal(ctx context.Context) (end func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { g.meter.journal.Run(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+		if err := g.meter.journal.Close(); err != nil {
+			g.log.Error("journal does not end well", "error", err)
+		}
+	}
+}
+
+// serveUsage says what was called here and is in no receipt yet.
+func (g *Gateway) serveUsage(w http.ResponseWriter, _ *http.Request) {
+	rows, err := g.meter.journal.Rows()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	g.writeJSON(w, http.StatusOK, map[string]any{"usage": rows})
 }

@@ -29,13 +29,14 @@ const (
 
 // Reasons for which the gateway closes a WebSocket.
 const (
-	closeDraining = "gateway stops: connect again"
-	closeReplaced = "gateway is replaced by a newer one: connect again"
-	closeSlow     = "client reads too slowly"
-	closeKey      = "key has been revoked or has expired, or its restrictions have changed: connect again"
-	closeToken    = "token has ended: connect again with another"
-	closeAlone    = "the ledger has not been heard of for too long: connect again later, or to another city"
-	closeUpstream = "node was lost: connect and subscribe again"
+	closeDraining  = "gateway stops: connect again"
+	closeReplaced  = "gateway is replaced by a newer one: connect again"
+	closeUncounted = "gateway cannot count what it sends: connect again later, or to another city"
+	closeSlow      = "client reads too slowly"
+	closeKey       = "key has been revoked or has expired, or its restrictions have changed: connect again"
+	closeToken     = "token has ended: connect again with another"
+	closeAlone     = "the ledger has not been heard of for too long: connect again later, or to another city"
+	closeUpstream  = "node was lost: connect and subscribe again"
 )
 
 // socket is one client's WebSocket connection. While nothing happens on it, it is

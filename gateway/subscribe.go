@@ -243,7 +243,10 @@ func (s *subscription) start(ctx context.Context) error {
 		}
 	}
 	s.turn = nil
-	s.group.charge(&s.socket.caller, len(s.held))
+	if err := s.group.charge(&s.socket.caller, len(s.held)); err != nil {
+		s.socket.end(websocket.StatusTryAgainLater, closeUncounted)
+		return err
+	}
 	for _, text := range s.held {
 		if err := s.socket.pass(s, text, true); err != nil {
 			return err

@@ -163,7 +163,11 @@ func TestSharedUpstream(t *testing.T) {
 		same(t, "heads", l.names(heads[i]), headNames(blocks...))
 		same(t, "logs", l.names(logs[i]), want)
 	}
-	for _, u := range n.gateway.meter.used() {
+	used, err := n.gateway.meter.journal.Rows()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range used {
 		if u.Class == classNotify && u.Units != uint64(2*(20*3+10*7+10*3)) {
 			t.Errorf("notifications cost %d", u.Units)
 		}

@@ -45,6 +45,7 @@ import (
 	"github.com/openbsn/bsn/ledger/key"
 	"github.com/openbsn/bsn/ledger/operator"
 	"github.com/openbsn/bsn/ledger/parameter"
+	"github.com/openbsn/bsn/ledger/receipt"
 	"github.com/openbsn/bsn/ledger/record"
 	"github.com/openbsn/bsn/ledger/upgrade"
 	"github.com/openbsn/bsn/ledger/writer"
@@ -82,11 +83,15 @@ func newCoder(version uint64) (coder, error) {
 		return coder{}, fmt.Errorf("make codec: %w", err)
 	}
 	std.RegisterInterfaces(registry)
-	for _, m := range []interface {
+	modules := []interface {
 		RegisterInterfaces(cdctypes.InterfaceRegistry)
 	}{
 		parameter.NewModule(nil), operator.NewModule(nil, version), govern.NewModule(nil), chain.NewModule(nil), account.NewModule(nil, version), app.NewModule(nil), identity.NewModule(nil), upgrade.NewModule(nil),
-	} {
+	}
+	if version >= receipt.Version {
+		modules = append(modules, receipt.NewModule(nil))
+	}
+	for _, m := range modules {
 		m.RegisterInterfaces(registry) // who writes reads what acts would do
 	}
 	c := codec.NewProtoCodec(registry)
@@ -146,7 +151,7 @@ func newApplication(db dbm.DB, network string, r rules, options ...func(*baseapp
 	authKeeper := authkeeper.NewAccountKeeper(c.codec, store(authtypes.StoreKey), authtypes.ProtoBaseAccount,
 		map[string][]string{}, addresscodec.NewBech32Codec(key.Prefix), key.Prefix, by, authkeeper.WithUnorderedTransactions(true))
 	upgrades := upgrade.NewKeeper(store(upgrade.StoreKey), by)
-	parameters := parameter.NewKeeper(store(parameter.StoreKey), by)
+	parameters := parameter.NewKeeper(store(parameter.StoreKey), by, r.version)
 	writers := writer.NewKeeper(store(writer.StoreKey), authKeeper, parameters)
 	if r.version >= 2 {
 		writers.SweepUse(store(writer.UseKey))
@@ -166,16 +171,24 @@ func newApplication(db dbm.DB, network string, r rules, options ...func(*baseapp
 		a.tables[t.Kind()] = t
 	}
 
-	a.manager = module.NewManager(
+	modules := []module.AppModule{
 		auth.NewAppModule(c.codec, authKeeper, nil, nil),
 		consensus.NewAppModule(c.codec, consensusKeeper),
 		parameter.NewModule(parameters), writer.NewModule(writers), operator.NewModule(operators, r.version), govern.NewModule(proposals),
 		chain.NewModule(chains), account.NewModule(accounts, r.version), app.NewModule(apps), identity.NewModule(identities), upgrade.NewModule(upgrades),
-	)
+	}
 	order := []string{
 		authtypes.ModuleName, consensustypes.ModuleName, parameter.StoreKey, writer.StoreKey, operator.StoreKey,
 		chain.StoreKey, govern.StoreKey, account.StoreKey, app.StoreKey, identity.StoreKey, upgrade.StoreKey,
 	}
+	// Until protocol version 2 there are no receipts.
+	a.tables[bsn.KindReceipt], a.tables[bsn.KindUsage] = record.None(bsn.KindReceipt), record.None(bsn.KindUsage)
+	if r.version >= receipt.Version {
+		receipts := receipt.NewKeeper(store(receipt.StoreKey), operators, accounts)
+		a.tables[bsn.KindReceipt], a.tables[bsn.KindUsage] = receipts.Receipts, receipts.Usage
+		modules, order = append(modules, receipt.NewModule(receipts)), append(order, receipt.StoreKey)
+	}
+	a.manager = module.NewManager(modules...)
 	a.manager.SetOrderInitGenesis(order...)
 	a.manager.SetOrderExportGenesis(order...)
 	a.manager.SetOrderPreBlockers(authtypes.ModuleName) // forgets expired transactions

@@ -255,7 +255,7 @@ func TestParameterListIsComplete(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range bsn.ParameterList {
-		p, err := bsn.Parameters{}.Complete().With(d.Name, d.Max)
+		p, err := bsn.Parameters{}.Complete().With(Protocols(), d.Name, d.Max)
 		if fields[d.Name] != d.Default || err != nil || d.Value(p) != d.Max {
 			t.Errorf("%s: field %d, default %d, %v", d.Name, fields[d.Name], d.Default, err)
 		}

@@ -1,7 +1,9 @@
 package ledger
 
 import (
+	"encoding/hex"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -17,6 +19,7 @@ import (
 	"github.com/openbsn/bsn/gen/ledger/governpb"
 	"github.com/openbsn/bsn/gen/ledger/operatorpb"
 	"github.com/openbsn/bsn/gen/ledger/parameterpb"
+	"github.com/openbsn/bsn/gen/ledger/receiptpb"
 	"github.com/openbsn/bsn/gen/ledger/upgradepb"
 )
 
@@ -274,4 +277,20 @@ func PlaceApp(app string, version int, p bsn.Placement) Message {
 	return message(func(s string) sdk.Msg {
 		return &apppb.MsgPlace{City: s, App: app, Version: uint32(version), Status: string(p.Status), Reason: p.Reason}
 	})
+}
+
+// PutReceipt puts a part of a city's receipt on the ledger: its city, period, number
+// and projects; signed by the city or its operator. The same again changes nothing.
+func PutReceipt(r bsn.Receipt) Message {
+	return Message{build: func(signer string) (sdk.Msg, error) {
+		m := &receiptpb.MsgReceipt{Signer: signer, City: r.City, Until: r.Until, Part: uint32(r.Part), Parts: uint32(r.Parts)}
+		for _, p := range r.Projects {
+			root, err := hex.DecodeString(p.Root)
+			if err != nil {
+				return nil, fmt.Errorf("root of project %s: %w", p.Project, err)
+			}
+			m.Projects = append(m.Projects, &receiptpb.ProjectUse{Project: p.Project, Calls: p.Calls, Units: p.Units, Rows: uint32(p.Rows), Root: root})
+		}
+		return m, nil
+	}}
 }

@@ -14,6 +14,7 @@ import (
 	sdk "github.com/cosmos/cosmos-sdk/types"
 
 	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/ledger/receipt"
 	"github.com/openbsn/bsn/ledger/upgrade"
 	"github.com/openbsn/bsn/ledger/writer"
 )
@@ -32,8 +33,8 @@ type protocol struct {
 // protocols are the versions that this binary knows; number 1 is the first.
 var protocols = []protocol{
 	{}, // 1: the stores that are always there
-	{ // 2: what writers wrote in the last hour is forgotten after it
-		stores: []string{writer.UseKey},
+	{ // 2: what writers wrote in the last hour is forgotten after it; receipts
+		stores: []string{writer.UseKey, receipt.StoreKey},
 		migrate: func(ctx sdk.Context, a *application) error {
 			return a.writers.MigrateUse(ctx, runtime.NewKVStoreService(a.stores[writer.StoreKey]))
 		},

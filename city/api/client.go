@@ -21,6 +21,7 @@ import (
 	"github.com/openbsn/bsn/gen/city/cityv1/cityv1connect"
 	"github.com/openbsn/bsn/ledger"
 	"github.com/openbsn/bsn/ledger/key"
+	"github.com/openbsn/bsn/receipt"
 )
 
 // Client calls one city. It is a bsn.Ledger and a ledger.Conn.
@@ -140,6 +141,26 @@ func (c *Client) List(ctx context.Context, kind bsn.Kind, after string, limit in
 		return nil, 0, err
 	}
 	return fromWire(r.Records), r.Height, nil
+}
+
+// Usage returns what a project used in the city: the rows of the receipt for the period
+// until then, with their proofs, or with 0 what is in no receipt yet.
+func (c *Client) Usage(ctx context.Context, project string, until int64) ([]receipt.Proven, error) {
+	r, err := call(ctx, c.service.Usage, &cityv1.UsageRequest{Project: project, Until: until})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]receipt.Proven, 0, len(r.Rows))
+	for i, row := range r.Rows {
+		p := receipt.Proven{Index: i, Proof: []string{}, UsageRow: bsn.UsageRow{
+			Project: project, Key: row.Key, Chain: row.Chain, Class: bsn.MethodClass(row.Class), Calls: row.Calls, Units: row.Units,
+		}}
+		for _, h := range row.Proof {
+			p.Proof = append(p.Proof, hex.EncodeToString(h))
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 // LightBlock implements ledger.Source, for cities.

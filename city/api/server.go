@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 	"github.com/openbsn/bsn/gen/city/cityv1"
 	"github.com/openbsn/bsn/gen/city/cityv1/cityv1connect"
 	"github.com/openbsn/bsn/ledger"
+	"github.com/openbsn/bsn/receipt"
 )
 
 const artifactPath = "/artifacts/"
@@ -48,6 +50,8 @@ type City struct {
 	Fetch   func(ctx context.Context, hash string) error
 	Runtime bsn.Runtime
 	Status  func(context.Context) (*cityv1.StatusResponse, error)
+	// Usage returns a project's rows; see [Client.Usage].
+	Usage func(project string, until int64) ([]receipt.Proven, error)
 	// Observe, if set, is told of each request and of how it ended: ok, or an error's
 	// code.
 	Observe func(method, result string)
@@ -239,6 +243,32 @@ func (s service) Follow(ctx context.Context, r *connect.Request[cityv1.FollowReq
 		}
 	}
 	return nil
+}
+
+// Usage is for the account that owns the project, and for the city's operator.
+func (s service) Usage(ctx context.Context, r *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error) {
+	account, _, err := bsn.SplitID(r.Msg.Project, "")
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	c, ok := caller(ctx)
+	if own := c.Kind == bsn.KindOperator && c.Name == s.c.Operator || c.Kind == bsn.KindAccount && c.Name == account; !ok || !own {
+		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("usage of project %s is for account %q, and for operator %q of this city", r.Msg.Project, account, s.c.Operator))
+	}
+	rows, err := s.c.Usage(r.Msg.Project, r.Msg.Until)
+	out := &cityv1.UsageResponse{}
+	for _, row := range rows {
+		w := &cityv1.UsageRow{Key: row.Key, Chain: row.Chain, Class: string(row.Class), Calls: row.Calls, Units: row.Units}
+		for _, text := range row.Proof {
+			h, err := hex.DecodeString(text)
+			if err != nil {
+				return nil, wire(err)
+			}
+			w.Proof = append(w.Proof, h)
+		}
+		out.Rows = append(out.Rows, w)
+	}
+	return answer(out, err)
 }
 
 // cities only: what a new city takes is much.

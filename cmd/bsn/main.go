@@ -70,7 +70,7 @@ Try it on this machine:  bsn up`,
 		}
 	}
 	add("local", upCommand(s), downCommand(s), resetCommand(s))
-	add("develop", appCommand(s), projectCommand(s), keyCommand(s), tokenCommand(s), accountCommand(s), actCommand(s), chainCommand(s), contextCommand(s))
+	add("develop", appCommand(s), projectCommand(s), keyCommand(s), tokenCommand(s), usageCommand(s), receiptCommand(s), accountCommand(s), actCommand(s), chainCommand(s), contextCommand(s))
 	add("operate", statusCommand(s), cityCommand(s), gatewayCommand(s), linkCommand(s), operatorCommand(s), networkCommand(s), proposalCommand(s), voteCommand(s), portalCommand(s), ledgerCommand(s), backupCommand(s), restoreCommand(s), logsCommand(s), configCommand(s), softwareCommand(s))
 	add("operate", protocolCommand(s), upgradeCommand(s), versionCommand())
 	refuseUnknown(root)

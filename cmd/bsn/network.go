@@ -34,6 +34,7 @@ func networkCommand(s *session) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		p = p.Complete()
 		v := networkView{Network: s.ctx.Network}
 		var rows [][]string
 		for _, d := range bsn.ParameterList {
@@ -57,7 +58,7 @@ func networkCommand(s *session) *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("value %.32q: a parameter is a whole number", args[1])
 			}
-			if _, err := (bsn.Parameters{}).With(args[0], value); err != nil {
+			if _, err := (bsn.Parameters{}).With(ledger.Protocols(), args[0], value); err != nil {
 				return err // the operators need not vote on it
 			}
 			return s.propose(cmd, by, fmt.Sprintf("set parameter %s to %d", args[0], value), ledger.SetParameter(args[0], value))

@@ -21,8 +21,8 @@ func (k *Keeper) ruled(authority string) error {
 	return nil
 }
 
-// own reads a city for itself or for its operator.
-func (k *Keeper) own(ctx context.Context, signer, city string) (bsn.City, error) {
+// Own reads a city for itself or for its operator.
+func (k *Keeper) Own(ctx context.Context, signer, city string) (bsn.City, error) {
 	w, err := k.writers.As(ctx, signer, bsn.KindCity, bsn.KindOperator)
 	if err != nil {
 		return bsn.City{}, err

@@ -253,7 +253,7 @@ func (s server) ReinstateOperator(ctx context.Context, m *pb.MsgReinstateOperato
 }
 
 func (s server) LeaveCity(ctx context.Context, m *pb.MsgLeaveCity) (*pb.MsgLeaveCityResponse, error) {
-	c, err := s.k.own(ctx, m.Signer, m.City)
+	c, err := s.k.Own(ctx, m.Signer, m.City)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +261,7 @@ func (s server) LeaveCity(ctx context.Context, m *pb.MsgLeaveCity) (*pb.MsgLeave
 }
 
 func (s server) EndCity(ctx context.Context, m *pb.MsgEndCity) (*pb.MsgEndCityResponse, error) {
-	c, err := s.k.own(ctx, m.Signer, m.City)
+	c, err := s.k.Own(ctx, m.Signer, m.City)
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func RotationProof(network, city string, purpose bsn.KeyPurpose, public []byte) 
 
 // RotateKey gives a city another key for a purpose. The same again changes nothing.
 func (k *Keeper) RotateKey(ctx sdk.Context, m *pb.MsgRotateKey) error {
-	c, err := k.own(ctx, m.Signer, m.City)
+	c, err := k.Own(ctx, m.Signer, m.City)
 	if err != nil {
 		return err
 	}

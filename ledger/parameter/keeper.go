@@ -22,12 +22,14 @@ const StoreKey = "bsn-parameter"
 // Keeper holds the parameters.
 type Keeper struct {
 	authority string
+	version   uint64
 	Records   record.Table[bsn.Parameters]
 }
 
-// NewKeeper opens the module's store. Only authority changes parameters.
-func NewKeeper(store corestore.KVStoreService, authority string) *Keeper {
-	k := &Keeper{authority: authority}
+// NewKeeper opens the module's store under a protocol version. Only authority changes
+// parameters.
+func NewKeeper(store corestore.KVStoreService, authority string, version uint64) *Keeper {
+	k := &Keeper{authority: authority, version: version}
 	record.Schema(store, func(sb *collections.SchemaBuilder) {
 		k.Records = record.NewTable[bsn.Parameters](sb, 1, bsn.KindParameters)
 	})
@@ -52,10 +54,10 @@ func (k *Keeper) Change(ctx context.Context, m *pb.MsgSetParameter) error {
 	if err != nil {
 		return err
 	}
-	if p, err = p.With(m.Name, m.Value); err != nil {
+	if p, err = p.With(k.version, m.Name, m.Value); err != nil {
 		return err
 	}
-	return k.Records.Set(ctx, bsn.ParametersID, p)
+	return k.Records.Set(ctx, bsn.ParametersID, p.At(k.version))
 }
 
 // Genesis is the module's genesis with these parameters; what is zero has its

@@ -36,7 +36,7 @@ func NewModule(k *Keeper) Module {
 				if err := p.Check(); err != nil {
 					return err
 				}
-				return k.Records.Set(ctx, bsn.ParametersID, p)
+				return k.Records.Set(ctx, bsn.ParametersID, p.At(k.version))
 			},
 			Export: func(ctx sdk.Context) (bsn.Parameters, error) { return k.Get(ctx) },
 		},

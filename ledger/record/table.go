@@ -70,6 +70,14 @@ func (t Table[T]) Set(ctx context.Context, id string, v T) error {
 	return nil
 }
 
+// Remove forgets a record. Followers are not told: what they know of it stays true.
+func (t Table[T]) Remove(ctx context.Context, id string) error {
+	if err := t.m.Remove(ctx, id); err != nil {
+		return fmt.Errorf("remove %s %q: %w", t.kind, id, err)
+	}
+	return nil
+}
+
 // Each calls f for all records with ids after the given one, in order of id,
 // until f returns false.
 func (t Table[T]) Each(ctx context.Context, after string, f func(id string, v T) (more bool, err error)) error {
@@ -158,6 +166,20 @@ type Reader interface {
 	Read(ctx context.Context, id string) (json.RawMessage, error)
 	Page(ctx context.Context, after string, limit int) ([]bsn.Change, error)
 }
+
+// None is the table of a kind of which there is nothing yet.
+type None bsn.Kind
+
+// Kind implements Reader.
+func (n None) Kind() bsn.Kind { return bsn.Kind(n) }
+
+// Read implements Reader.
+func (n None) Read(_ context.Context, id string) (json.RawMessage, error) {
+	return nil, fmt.Errorf("%s %q: %w", string(n), id, bsn.ErrNoRecord)
+}
+
+// Page implements Reader.
+func (None) Page(context.Context, string, int) ([]bsn.Change, error) { return nil, nil }
 
 // Schema builds a module's collections with build and checks them.
 func Schema(store corestore.KVStoreService, build func(*collections.SchemaBuilder)) {

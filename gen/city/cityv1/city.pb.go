@@ -1671,6 +1671,191 @@ func (x *SnapshotChunkResponse) GetChunk() []byte {
 	return nil
 }
 
+type UsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "account/name"
+	Project string `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
+	// The end of the period of one of the city's receipts, in Unix seconds; 0: what is
+	// in no receipt yet.
+	Until         int64 `protobuf:"varint,2,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRequest) Reset() {
+	*x = UsageRequest{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRequest) ProtoMessage() {}
+
+func (x *UsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
+func (*UsageRequest) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *UsageRequest) GetProject() string {
+	if x != nil {
+		return x.Project
+	}
+	return ""
+}
+
+func (x *UsageRequest) GetUntil() int64 {
+	if x != nil {
+		return x.Until
+	}
+	return 0
+}
+
+type UsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which the receipt has them.
+	Rows          []*UsageRow `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageResponse) Reset() {
+	*x = UsageResponse{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResponse) ProtoMessage() {}
+
+func (x *UsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
+func (*UsageResponse) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *UsageResponse) GetRows() []*UsageRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+type UsageRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Chain string                 `protobuf:"bytes,2,opt,name=chain,proto3" json:"chain,omitempty"`
+	Class string                 `protobuf:"bytes,3,opt,name=class,proto3" json:"class,omitempty"`
+	Calls uint64                 `protobuf:"varint,4,opt,name=calls,proto3" json:"calls,omitempty"`
+	Units uint64                 `protobuf:"varint,5,opt,name=units,proto3" json:"units,omitempty"`
+	// Inclusion proof of RFC 6962; none for what is in no receipt yet.
+	Proof         [][]byte `protobuf:"bytes,6,rep,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageRow) Reset() {
+	*x = UsageRow{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageRow) ProtoMessage() {}
+
+func (x *UsageRow) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
+func (*UsageRow) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *UsageRow) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *UsageRow) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
+func (x *UsageRow) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *UsageRow) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *UsageRow) GetUnits() uint64 {
+	if x != nil {
+		return x.Units
+	}
+	return 0
+}
+
+func (x *UsageRow) GetProof() [][]byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
 type ApplyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Invitation    string                 `protobuf:"bytes,1,opt,name=invitation,proto3" json:"invitation,omitempty"`
@@ -1686,7 +1871,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1698,7 +1883,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1711,7 +1896,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{26}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ApplyRequest) GetInvitation() string {
@@ -1780,7 +1965,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +1977,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +1990,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{27}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ApplyResponse) GetProposal() uint64 {
@@ -1977,7 +2162,19 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06format\x18\x02 \x01(\rR\x06format\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\"-\n" +
 	"\x15SnapshotChunkResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\xdc\x01\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\">\n" +
+	"\fUsageRequest\x12\x18\n" +
+	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
+	"\x05until\x18\x02 \x01(\x03R\x05until\":\n" +
+	"\rUsageResponse\x12)\n" +
+	"\x04rows\x18\x01 \x03(\v2\x15.bsn.city.v1.UsageRowR\x04rows\"\x8a\x01\n" +
+	"\bUsageRow\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05chain\x18\x02 \x01(\tR\x05chain\x12\x14\n" +
+	"\x05class\x18\x03 \x01(\tR\x05class\x12\x14\n" +
+	"\x05calls\x18\x04 \x01(\x04R\x05calls\x12\x14\n" +
+	"\x05units\x18\x05 \x01(\x04R\x05units\x12\x14\n" +
+	"\x05proof\x18\x06 \x03(\fR\x05proof\"\xdc\x01\n" +
 	"\fApplyRequest\x12\x1e\n" +
 	"\n" +
 	"invitation\x18\x01 \x01(\tR\n" +
@@ -1994,7 +2191,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06record\x18\x04 \x01(\fR\x06record\x12\x18\n" +
 	"\agenesis\x18\x05 \x01(\fR\agenesis\x12\x16\n" +
-	"\x06cities\x18\x06 \x03(\fR\x06cities2\x84\x06\n" +
+	"\x06cities\x18\x06 \x03(\fR\x06cities2\xc4\x06\n" +
 	"\vCityService\x12A\n" +
 	"\x06Status\x12\x1a.bsn.city.v1.StatusRequest\x1a\x1b.bsn.city.v1.StatusResponse\x12=\n" +
 	"\x04Logs\x12\x18.bsn.city.v1.LogsRequest\x1a\x19.bsn.city.v1.LogsResponse0\x01\x12A\n" +
@@ -2007,6 +2204,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"LightBlock\x12\x1e.bsn.city.v1.LightBlockRequest\x1a\x1f.bsn.city.v1.LightBlockResponse\x12J\n" +
 	"\tSnapshots\x12\x1d.bsn.city.v1.SnapshotsRequest\x1a\x1e.bsn.city.v1.SnapshotsResponse\x12V\n" +
 	"\rSnapshotChunk\x12!.bsn.city.v1.SnapshotChunkRequest\x1a\".bsn.city.v1.SnapshotChunkResponse\x12>\n" +
+	"\x05Usage\x12\x19.bsn.city.v1.UsageRequest\x1a\x1a.bsn.city.v1.UsageResponse\x12>\n" +
 	"\x05Apply\x12\x19.bsn.city.v1.ApplyRequest\x1a\x1a.bsn.city.v1.ApplyResponseB/Z-github.com/openbsn/bsn/gen/city/cityv1;cityv1b\x06proto3"
 
 var (
@@ -2021,7 +2219,7 @@ func file_bsn_city_v1_city_proto_rawDescGZIP() []byte {
 	return file_bsn_city_v1_city_proto_rawDescData
 }
 
-var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_bsn_city_v1_city_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: bsn.city.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: bsn.city.v1.StatusResponse
@@ -2049,8 +2247,11 @@ var file_bsn_city_v1_city_proto_goTypes = []any{
 	(*Snapshot)(nil),              // 23: bsn.city.v1.Snapshot
 	(*SnapshotChunkRequest)(nil),  // 24: bsn.city.v1.SnapshotChunkRequest
 	(*SnapshotChunkResponse)(nil), // 25: bsn.city.v1.SnapshotChunkResponse
-	(*ApplyRequest)(nil),          // 26: bsn.city.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 27: bsn.city.v1.ApplyResponse
+	(*UsageRequest)(nil),          // 26: bsn.city.v1.UsageRequest
+	(*UsageResponse)(nil),         // 27: bsn.city.v1.UsageResponse
+	(*UsageRow)(nil),              // 28: bsn.city.v1.UsageRow
+	(*ApplyRequest)(nil),          // 29: bsn.city.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 30: bsn.city.v1.ApplyResponse
 }
 var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	2,  // 0: bsn.city.v1.StatusResponse.ledger:type_name -> bsn.city.v1.LedgerStatus
@@ -2060,33 +2261,36 @@ var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	16, // 4: bsn.city.v1.ListResponse.records:type_name -> bsn.city.v1.Change
 	16, // 5: bsn.city.v1.FollowResponse.changes:type_name -> bsn.city.v1.Change
 	23, // 6: bsn.city.v1.SnapshotsResponse.snapshots:type_name -> bsn.city.v1.Snapshot
-	0,  // 7: bsn.city.v1.CityService.Status:input_type -> bsn.city.v1.StatusRequest
-	6,  // 8: bsn.city.v1.CityService.Logs:input_type -> bsn.city.v1.LogsRequest
-	8,  // 9: bsn.city.v1.CityService.Writer:input_type -> bsn.city.v1.WriterRequest
-	10, // 10: bsn.city.v1.CityService.Submit:input_type -> bsn.city.v1.SubmitRequest
-	12, // 11: bsn.city.v1.CityService.Get:input_type -> bsn.city.v1.GetRequest
-	14, // 12: bsn.city.v1.CityService.List:input_type -> bsn.city.v1.ListRequest
-	17, // 13: bsn.city.v1.CityService.Follow:input_type -> bsn.city.v1.FollowRequest
-	19, // 14: bsn.city.v1.CityService.LightBlock:input_type -> bsn.city.v1.LightBlockRequest
-	21, // 15: bsn.city.v1.CityService.Snapshots:input_type -> bsn.city.v1.SnapshotsRequest
-	24, // 16: bsn.city.v1.CityService.SnapshotChunk:input_type -> bsn.city.v1.SnapshotChunkRequest
-	26, // 17: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
-	1,  // 18: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
-	7,  // 19: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
-	9,  // 20: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
-	11, // 21: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
-	13, // 22: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
-	15, // 23: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
-	18, // 24: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
-	20, // 25: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
-	22, // 26: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
-	25, // 27: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
-	27, // 28: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
-	18, // [18:29] is the sub-list for method output_type
-	7,  // [7:18] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	28, // 7: bsn.city.v1.UsageResponse.rows:type_name -> bsn.city.v1.UsageRow
+	0,  // 8: bsn.city.v1.CityService.Status:input_type -> bsn.city.v1.StatusRequest
+	6,  // 9: bsn.city.v1.CityService.Logs:input_type -> bsn.city.v1.LogsRequest
+	8,  // 10: bsn.city.v1.CityService.Writer:input_type -> bsn.city.v1.WriterRequest
+	10, // 11: bsn.city.v1.CityService.Submit:input_type -> bsn.city.v1.SubmitRequest
+	12, // 12: bsn.city.v1.CityService.Get:input_type -> bsn.city.v1.GetRequest
+	14, // 13: bsn.city.v1.CityService.List:input_type -> bsn.city.v1.ListRequest
+	17, // 14: bsn.city.v1.CityService.Follow:input_type -> bsn.city.v1.FollowRequest
+	19, // 15: bsn.city.v1.CityService.LightBlock:input_type -> bsn.city.v1.LightBlockRequest
+	21, // 16: bsn.city.v1.CityService.Snapshots:input_type -> bsn.city.v1.SnapshotsRequest
+	24, // 17: bsn.city.v1.CityService.SnapshotChunk:input_type -> bsn.city.v1.SnapshotChunkRequest
+	26, // 18: bsn.city.v1.CityService.Usage:input_type -> bsn.city.v1.UsageRequest
+	29, // 19: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
+	1,  // 20: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
+	7,  // 21: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
+	9,  // 22: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
+	11, // 23: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
+	13, // 24: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
+	15, // 25: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
+	18, // 26: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
+	20, // 27: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
+	22, // 28: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
+	25, // 29: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
+	27, // 30: bsn.city.v1.CityService.Usage:output_type -> bsn.city.v1.UsageResponse
+	30, // 31: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
+	20, // [20:32] is the sub-list for method output_type
+	8,  // [8:20] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_bsn_city_v1_city_proto_init() }
@@ -2100,7 +2304,7 @@ func file_bsn_city_v1_city_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bsn_city_v1_city_proto_rawDesc), len(file_bsn_city_v1_city_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -54,6 +54,8 @@ const (
 	// CityServiceSnapshotChunkProcedure is the fully-qualified name of the CityService's SnapshotChunk
 	// RPC.
 	CityServiceSnapshotChunkProcedure = "/bsn.city.v1.CityService/SnapshotChunk"
+	// CityServiceUsageProcedure is the fully-qualified name of the CityService's Usage RPC.
+	CityServiceUsageProcedure = "/bsn.city.v1.CityService/Usage"
 	// CityServiceApplyProcedure is the fully-qualified name of the CityService's Apply RPC.
 	CityServiceApplyProcedure = "/bsn.city.v1.CityService/Apply"
 )
@@ -77,6 +79,8 @@ type CityServiceClient interface {
 	LightBlock(context.Context, *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error)
 	Snapshots(context.Context, *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error)
 	SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error)
+	// Usage is what a project used here, for its account and the city's operator.
+	Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error)
 	// Apply submits or looks up an application to join, for the holder of an invitation.
 	Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error)
 }
@@ -152,6 +156,12 @@ func NewCityServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cityServiceMethods.ByName("SnapshotChunk")),
 			connect.WithClientOptions(opts...),
 		),
+		usage: connect.NewClient[cityv1.UsageRequest, cityv1.UsageResponse](
+			httpClient,
+			baseURL+CityServiceUsageProcedure,
+			connect.WithSchema(cityServiceMethods.ByName("Usage")),
+			connect.WithClientOptions(opts...),
+		),
 		apply: connect.NewClient[cityv1.ApplyRequest, cityv1.ApplyResponse](
 			httpClient,
 			baseURL+CityServiceApplyProcedure,
@@ -173,6 +183,7 @@ type cityServiceClient struct {
 	lightBlock    *connect.Client[cityv1.LightBlockRequest, cityv1.LightBlockResponse]
 	snapshots     *connect.Client[cityv1.SnapshotsRequest, cityv1.SnapshotsResponse]
 	snapshotChunk *connect.Client[cityv1.SnapshotChunkRequest, cityv1.SnapshotChunkResponse]
+	usage         *connect.Client[cityv1.UsageRequest, cityv1.UsageResponse]
 	apply         *connect.Client[cityv1.ApplyRequest, cityv1.ApplyResponse]
 }
 
@@ -226,6 +237,11 @@ func (c *cityServiceClient) SnapshotChunk(ctx context.Context, req *connect.Requ
 	return c.snapshotChunk.CallUnary(ctx, req)
 }
 
+// Usage calls bsn.city.v1.CityService.Usage.
+func (c *cityServiceClient) Usage(ctx context.Context, req *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error) {
+	return c.usage.CallUnary(ctx, req)
+}
+
 // Apply calls bsn.city.v1.CityService.Apply.
 func (c *cityServiceClient) Apply(ctx context.Context, req *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error) {
 	return c.apply.CallUnary(ctx, req)
@@ -250,6 +266,8 @@ type CityServiceHandler interface {
 	LightBlock(context.Context, *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error)
 	Snapshots(context.Context, *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error)
 	SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error)
+	// Usage is what a project used here, for its account and the city's operator.
+	Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error)
 	// Apply submits or looks up an application to join, for the holder of an invitation.
 	Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error)
 }
@@ -321,6 +339,12 @@ func NewCityServiceHandler(svc CityServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cityServiceMethods.ByName("SnapshotChunk")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cityServiceUsageHandler := connect.NewUnaryHandler(
+		CityServiceUsageProcedure,
+		svc.Usage,
+		connect.WithSchema(cityServiceMethods.ByName("Usage")),
+		connect.WithHandlerOptions(opts...),
+	)
 	cityServiceApplyHandler := connect.NewUnaryHandler(
 		CityServiceApplyProcedure,
 		svc.Apply,
@@ -349,6 +373,8 @@ func NewCityServiceHandler(svc CityServiceHandler, opts ...connect.HandlerOption
 			cityServiceSnapshotsHandler.ServeHTTP(w, r)
 		case CityServiceSnapshotChunkProcedure:
 			cityServiceSnapshotChunkHandler.ServeHTTP(w, r)
+		case CityServiceUsageProcedure:
+			cityServiceUsageHandler.ServeHTTP(w, r)
 		case CityServiceApplyProcedure:
 			cityServiceApplyHandler.ServeHTTP(w, r)
 		default:
@@ -398,6 +424,10 @@ func (UnimplementedCityServiceHandler) Snapshots(context.Context, *connect.Reque
 
 func (UnimplementedCityServiceHandler) SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.SnapshotChunk is not implemented"))
+}
+
+func (UnimplementedCityServiceHandler) Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.Usage is not implemented"))
 }
 
 func (UnimplementedCityServiceHandler) Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error) {
