@@ -108,6 +108,9 @@ func (d *daemon) closePeriod(ctx context.Context, v view, dir string) (s settlem
 	if err := d.sweep(dir, v.time, 0); err != nil {
 		return s, err
 	}
+	if files, err = journal.Read(dir); err != nil || !slices.ContainsFunc(files, over) {
+		return s, err
+	}
 	oldest := slices.MinFunc(files, func(a, b journal.File) int { return cmp.Compare(a.Until, b.Until) })
 	if err := journal.Close(dir, oldest.Until); err != nil {
 		return s, err
