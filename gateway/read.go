@@ -76,8 +76,14 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 			return unavailable(ctx, p.chain, nil)
 		}
 	}
-	a := unavailable(ctx, p.chain, nil)
-	defer func() { s.flights.land(q.hash, f, a) }() // also if something goes very wrong
+	var a answer
+	asked := false
+	defer func() {
+		if !asked { // something has gone very wrong
+			a = unavailable(ctx, p.chain, nil)
+		}
+		s.flights.land(q.hash, f, a)
+	}()
 	// Others may wait for the answer after the one who asked first has gone.
 	asking := context.WithoutCancel(ctx)
 	if p.forwards() {
@@ -87,7 +93,7 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 	defer bounded.end()
 	request := appendRequest(make([]byte, 0, 64+len(m.method)+len(m.params)), 1, m.method, m.params)
 	t := p.ask(bounded, &q, request)
-	a = t.answer
+	a, asked = t.answer, true
 	if t.node != nil {
 		q.keep(t, version)
 		q.show(a)
