@@ -15,10 +15,12 @@ import (
 	"github.com/coder/websocket"
 )
 
-// feed is a WebSocket connection to a node, with calls and subscriptions on it.
+// feed is a WebSocket connection to a node, with calls and subscriptions on it; or
+// the node alone, to be asked again and again, if it offers no WebSocket.
 type feed struct {
-	node *node
-	conn *websocket.Conn
+	node  *node
+	conn  *websocket.Conn // nil if the node is asked
+	limit int64           // of an answer
 	// gone ends when the connection or the node's life does.
 	gone   context.Context
 	cancel context.CancelFunc
@@ -56,7 +58,7 @@ func openFeed(ctx context.Context, p *pool, avoid *node, limit int64) (*feed, er
 	nodes := slices.Clone(p.candidates(room[:0]))
 	slices.SortStableFunc(nodes, func(a, b *node) int { return btoi(a == avoid) - btoi(b == avoid) })
 	for _, n := range nodes {
-		if n.endpoint.WS == "" {
+		if n.reached().WS == "" {
 			continue
 		}
 		life, alive := n.alive()
@@ -72,15 +74,32 @@ func openFeed(ctx context.Context, p *pool, avoid *node, limit int64) (*feed, er
 	return nil, last
 }
 
+// askFeed is a feed of the first node that answers at all, such as that of another
+// city, behind its gateway, or a provider's.
+func askFeed(p *pool, limit int64) (*feed, bool) {
+	var room [8]*node
+	for _, n := range p.candidates(room[:0]) {
+		if life, alive := n.alive(); alive {
+			f := &feed{node: n, limit: limit}
+			f.gone, f.cancel = context.WithCancel(life)
+			return f, true
+		}
+	}
+	return nil, false
+}
+
+// asks tells whether the node is asked, since it tells nothing by itself.
+func (f *feed) asks() bool { return f.conn == nil }
+
 func dialFeed(ctx, life context.Context, n *node, limit int64) (*feed, error) {
 	ctx, cancel := context.WithTimeout(ctx, feedDial)
 	defer cancel()
-	conn, _, err := websocket.Dial(ctx, n.endpoint.WS, &websocket.DialOptions{HTTPClient: feedClient})
+	conn, _, err := websocket.Dial(ctx, n.reached().WS, &websocket.DialOptions{HTTPClient: feedClient})
 	if err != nil {
 		return nil, err
 	}
 	conn.SetReadLimit(limit)
-	f := &feed{node: n, conn: conn, waiting: map[uint64]asked{}, subs: map[string]heard{}}
+	f := &feed{node: n, conn: conn, limit: limit, waiting: map[uint64]asked{}, subs: map[string]heard{}}
 	f.gone, f.cancel = context.WithCancel(life)
 	go f.run()
 	return f, nil
@@ -157,6 +176,9 @@ func (f *feed) response(r response) {
 // call asks the node. If the answer is a subscription's or a filter's id, what the
 // node notifies of it goes to on.
 func (f *feed) call(ctx context.Context, method string, params []byte, on heard) (answer, error) {
+	if f.asks() {
+		return f.node.ask(ctx, appendRequest(nil, 1, method, params), f.limit)
+	}
 	reply := make(chan answer, 1)
 	f.mu.Lock()
 	if f.closed {
@@ -226,5 +248,7 @@ func (f *feed) close() {
 	f.closed = true
 	f.mu.Unlock()
 	f.cancel()
-	_ = f.conn.CloseNow()
+	if f.conn != nil {
+		_ = f.conn.CloseNow()
+	}
 }

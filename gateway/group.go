@@ -116,6 +116,14 @@ func (g *group) charge(c *caller, notifications int) error {
 // classNotify stands for what subscriptions bring.
 const classNotify bsn.MethodClass = "notify"
 
+// refuse notes that the node does not tell this group anything.
+func (g *group) refuse(failure []byte) {
+	g.refusal = failure
+	for _, s := range g.subs { // to whom another node had told it
+		s.socket.end(websocket.StatusServiceRestart, closeUpstream)
+	}
+}
+
 // relay asks the node for what is passed on as it comes, and ends what nobody
 // needs any more.
 func (t *tail) relay(ctx context.Context, f *feed) error {
@@ -132,11 +140,19 @@ func (t *tail) relay(ctx context.Context, f *feed) error {
 	ctx, cancel := context.WithTimeout(ctx, tailAsk)
 	defer cancel()
 	for _, id := range dropped {
+		if f.asks() {
+			break
+		}
 		if _, err := f.call(ctx, t.namespace+"_unsubscribe", []byte("["+id+"]"), nil); err != nil {
 			return err
 		}
 	}
 	for _, g := range ask {
+		if f.asks() {
+			none := refuse(outcomeUnavailable, codeUnavailable, "no node of chain %s tells of this by itself now", t.chain)
+			t.set(func() { g.refuse(none.failure) })
+			continue
+		}
 		a, err := f.call(ctx, t.namespace+"_subscribe", g.relay, func(_, result []byte) {
 			t.mu.Lock()
 			defer t.mu.Unlock()
@@ -147,10 +163,7 @@ func (t *tail) relay(ctx context.Context, f *feed) error {
 		}
 		t.set(func() {
 			if a.failure != nil {
-				g.refusal = a.failure
-				for _, s := range g.subs { // to whom another node had told it
-					s.socket.end(websocket.StatusServiceRestart, closeUpstream)
-				}
+				g.refuse(a.failure)
 				return
 			}
 			if g.upstream = string(a.result); g.members == 0 {

@@ -269,12 +269,16 @@ type stage struct {
 	bsn.Framework
 	methods bsn.Methods
 	nodes   map[int]*scriptNode
+	mute    bool // they offer no WebSocket
 }
 
 func (s *stage) Methods() bsn.Methods { return s.methods }
 
 func (s *stage) Endpoint(_ bsn.Net, _ bsn.Chain, city int) bsn.Endpoint {
 	u := s.nodes[city].server.URL
+	if s.mute {
+		return bsn.Endpoint{HTTP: u}
+	}
 	return bsn.Endpoint{HTTP: u, WS: strings.Replace(u, "http", "ws", 1)}
 }
 
@@ -288,6 +292,11 @@ type staged struct {
 
 func startStaged(t testing.TB, cfg Config) *staged {
 	t.Helper()
+	return startStage(t, cfg, false)
+}
+
+func startStage(t testing.TB, cfg Config, mute bool) *staged {
+	t.Helper()
 	chain := newScript()
 	for range 3 {
 		chain.grow(1)
@@ -297,7 +306,7 @@ func startStaged(t testing.TB, cfg Config) *staged {
 		t.Fatal(err)
 	}
 	s := &staged{chain: chain, paris: startScriptNode(t, chain), chongqing: startScriptNode(t, chain)}
-	s.stage = &stage{methods: methods, nodes: map[int]*scriptNode{1: s.paris, 2: s.chongqing}}
+	s.stage = &stage{methods: methods, nodes: map[int]*scriptNode{1: s.paris, 2: s.chongqing}, mute: mute}
 	s.twoCities = newTwoCities(t)
 	s.serveWith(cfg, s.stage)
 	return s

@@ -249,6 +249,39 @@ func TestSubscriptionSurvivesSilence(t *testing.T) {
 	same(t, "heads", l.names(heads), headNames(n.chain.canon[4:]...))
 }
 
+// Nodes without a WebSocket are asked.
+func TestSubscriptionWithoutSocket(t *testing.T) {
+	t.Parallel()
+	n := startStage(t, Config{}, true)
+	l := n.listen()
+	heads, logs := l.on(`["newHeads"]`), l.on(logsOfA1)
+	old := n.chain.canon[4:]
+	for round := range 3 {
+		for range 4 {
+			n.chain.grow(2)
+		}
+		if round == 1 {
+			n.chain.abandon(5)
+			for range 7 {
+				n.chain.grow(0)
+			}
+		}
+		n.both()
+		want := headNames(n.chain.canon[len(n.chain.canon)-1])[0]
+		for all := l.names(heads); len(all) == 0 || all[len(all)-1] != want; all = l.names(heads) {
+			l.until(len(l.events) + 1)
+		}
+		if round == 0 {
+			old = n.chain.canon[4:]
+			same(t, "heads", l.names(heads), headNames(old...))
+			same(t, "logs", l.names(logs), logNames("1", old...))
+		}
+	}
+	if id, failure := l.try(`["newPendingTransactions"]`); id != "" || !strings.Contains(failure, "-32002") {
+		t.Errorf("pending transactions: %s %s", id, failure)
+	}
+}
+
 // The logs of abandoned blocks are taken back, the newest first.
 func TestReorganisation(t *testing.T) {
 	n := startStaged(t, Config{})

@@ -156,7 +156,10 @@ func (t *tail) follow(ctx context.Context) error {
 	p.touch()
 	f, err := openFeed(ctx, p, t.avoid, t.g.cfg.MaxResponseBytes)
 	if err != nil {
-		return err
+		var ok bool
+		if f, ok = askFeed(p, t.g.cfg.MaxResponseBytes); !ok {
+			return err
+		}
 	}
 	defer f.close()
 	t.avoid = f.node // once it is lost, if there is another
@@ -185,18 +188,19 @@ func (t *tail) follow(ctx context.Context) error {
 			if !level {
 				return errMove
 			}
-			if away++; nearest == f.node {
+			if away++; nearest == f.node || nearest == nil {
 				away = 0
 			}
 			if away > tailReturn {
 				t.avoid = nil
 				return errMove
 			}
-			// A node whose subscription fell silent while it goes on is asked.
+			// A node that tells nothing by itself is asked, and one whose subscription
+			// fell silent while it goes on.
 			if behind++; f.node.head.Load() <= t.height() {
 				behind = 0
 			}
-			if behind > 1 {
+			if behind > 1 || behind > 0 && f.asks() {
 				if err := t.look(ctx, f); err != nil {
 					return err
 				}
@@ -226,6 +230,22 @@ func (t *tail) await(ctx context.Context, ok func() bool) error {
 func (t *tail) begin(ctx context.Context, f *feed) error {
 	ctx, cancel := context.WithTimeout(ctx, tailAsk)
 	defer cancel()
+	if !f.asks() {
+		if err := t.subscribe(ctx, f); err != nil {
+			return err
+		}
+	}
+	t.set(func() {
+		t.feed, t.heads, t.dropped, t.trouble = f, nil, nil, nil
+		for _, g := range t.groups {
+			g.upstream, g.refusal = "", nil
+		}
+	})
+	return t.look(ctx, f)
+}
+
+// subscribe has a node tell of new heads.
+func (t *tail) subscribe(ctx context.Context, f *feed) error {
 	a, err := f.call(ctx, t.namespace+"_subscribe", []byte(`["newHeads"]`), func(_, result []byte) {
 		b, err := parseBlock(result)
 		if err != nil {
@@ -237,16 +257,7 @@ func (t *tail) begin(ctx context.Context, f *feed) error {
 	if err == nil && a.failure != nil {
 		err = fmt.Errorf("node refuses a subscription: %s", clip(a.failure))
 	}
-	if err != nil {
-		return err
-	}
-	t.set(func() {
-		t.feed, t.heads, t.dropped, t.trouble = f, nil, nil, nil
-		for _, g := range t.groups {
-			g.upstream, g.refusal = "", nil
-		}
-	})
-	return t.look(ctx, f)
+	return err
 }
 
 // look asks a node for its newest block.
@@ -294,7 +305,7 @@ func (t *tail) nearest(n *node) (best *node, level bool) {
 	p.touch()
 	var room [8]*node
 	for _, c := range p.candidates(room[:0]) {
-		if _, alive := c.alive(); alive && c.endpoint.WS != "" && best == nil {
+		if _, alive := c.alive(); alive && c.reached().WS != "" && best == nil {
 			best = c
 		}
 		level = level || c == n
