@@ -236,10 +236,10 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 		if len(nodes) == 0 {
 			break
 		}
-		if len(nodes) == 1 {
+		if len(p.nodes) == 1 {
 			settle(p.turn(ctx, nodes[0], q, request))
 		} else {
-			p.race(ctx, nodes, q, request, settle)
+			p.race(ctx, nodes, &asked, q, request, settle)
 		}
 	}
 	switch {
@@ -252,12 +252,13 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 }
 
 // race asks the nodes one after the other, and the next one already when an answer
-// is late, if few enough were late before. Whoever is slower is not waited for.
-func (p *pool) race(ctx context.Context, nodes []*node, q *question, request []byte, settle func(turn) bool) {
+// is late, if few enough were late before. Whoever is slower is not waited for. Nodes
+// that were not known to be level are looked at by then, and added to those asked.
+func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *question, request []byte, settle func(turn) bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	turns := make(chan turn, len(nodes))
-	next, pending := 0, 0
+	turns := make(chan turn, len(p.nodes))
+	next, pending, looks := 0, 0, 0
 	ask := func() {
 		n := nodes[next]
 		next, pending = next+1, pending+1
@@ -285,9 +286,23 @@ func (p *pool) race(ctx context.Context, nodes []*node, q *question, request []b
 				ask()
 			}
 		case <-late.C:
-			if next < len(nodes) && p.state.pace.spend() {
-				p.counts.hedged.Inc()
-				ask()
+			if next == len(nodes) {
+				for _, n := range p.at(q.floor, nil) {
+					if !slices.Contains(*asked, n) {
+						nodes, *asked = append(nodes, n), append(*asked, n)
+					}
+				}
+			}
+			switch {
+			case next < len(nodes):
+				if p.state.pace.spend() {
+					p.counts.hedged.Inc()
+					ask()
+				}
+			case looks < maxLooks:
+				looks++
+				p.lookAt(*asked)
+				late.Reset(levelPause)
 			}
 		}
 	}
@@ -315,6 +330,18 @@ func (p *pool) level(ctx context.Context, height int64, room []*node) []*node {
 		nodes = p.fallen(height, room)
 	}
 	return nodes
+}
+
+// maxLooks is how often a read that is late has other nodes looked at.
+const maxLooks = 20
+
+// lookAt has the nodes looked at that are alive and were not asked.
+func (p *pool) lookAt(asked []*node) {
+	for _, n := range p.nodes {
+		if n.lives() && !slices.Contains(asked, n) {
+			n.look()
+		}
+	}
 }
 
 // untried returns what level does without those that were asked, and adds them there.
