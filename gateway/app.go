@@ -309,7 +309,7 @@ func (g *Gateway) appLevel(id string, perSecond int) level {
 // whose price it has.
 const queryMethod = "eth_call"
 
-func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t target, units int) (_ json.RawMessage, cost spent, _ outcome, _ error) {
+func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t target, units int) (_ json.RawMessage, cost spent, o outcome, _ error) {
 	contract, function := r.PathValue("contract"), r.PathValue("function")
 	if a, ok := c.allowQuery(t, contract); !ok {
 		return nil, cost, a.outcome, failOf(a)
@@ -325,9 +325,10 @@ func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t targ
 	if cost = taken.spent; !ok {
 		return nil, cost, taken.outcome, failOf(taken)
 	}
-	if a, ok := g.quota(c, units); !ok {
+	if a, ok := g.quota(&c, units); !ok {
 		return nil, cost, a.outcome, failOf(a)
 	}
+	defer func() { g.quotaDone(&c, units, o.served()) }()
 	if err := t.check(contract, function); err != nil {
 		return nil, cost, outcomeRefused, err
 	}

@@ -159,7 +159,9 @@ func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscr
 	began := time.Now()
 	p.touch()
 	a, class, units := g.dispatch(ctx, c, p, m, subscribe)
-	if err := g.meter.record(&c, p.chain.Name, class, units, a.outcome, time.Since(began)); err != nil {
+	err := g.meter.record(&c, p.chain.Name, class, units, a.outcome, time.Since(began))
+	g.quotaDone(&c, units, err == nil && a.outcome.served())
+	if err != nil {
 		return unmetered(err)
 	}
 	if a.outcome.served() { // else not charged
@@ -186,12 +188,15 @@ func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, su
 	if !ok {
 		return taken, class, 0
 	}
-	a, ok := g.quota(c, method.Units)
+	units := method.Units
+	a, ok := g.quota(&c, units)
 	if ok {
 		a = g.answer(ctx, c, p, m, method, subscribe)
+	} else {
+		units = 0
 	}
 	a.spent = taken.spent
-	return a, class, method.Units
+	return a, class, units
 }
 
 // answer takes a call that may pass to the nodes.

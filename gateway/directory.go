@@ -14,7 +14,7 @@ import (
 )
 
 // followed are the kinds of records that the gateway needs.
-var followed = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindAccount, bsn.KindProject, bsn.KindApp, bsn.KindParameters}
+var followed = []bsn.Kind{bsn.KindCity, bsn.KindChain, bsn.KindAccount, bsn.KindProject, bsn.KindApp, bsn.KindParameters, bsn.KindUsage}
 
 // records is what the ledger said at one height. The values are never changed
 // once they are in: a new state of a record is a new value.
@@ -26,6 +26,7 @@ type records struct {
 	Accounts map[string]bsn.Account  `json:"accounts"`
 	Projects map[string]*bsn.Project `json:"projects"`
 	Apps     map[string]*bsn.App     `json:"apps"`
+	Usage    map[string]bsn.Usage    `json:"usage"`
 	// Parameters are zero where the ledger was not heard of.
 	Parameters bsn.Parameters `json:"parameters"`
 
@@ -49,6 +50,7 @@ func newRecords() *records {
 		Accounts: map[string]bsn.Account{},
 		Projects: map[string]*bsn.Project{},
 		Apps:     map[string]*bsn.App{},
+		Usage:    map[string]bsn.Usage{},
 		keys:     map[string]*keyEntry{},
 		naming:   map[string]map[string]struct{}{},
 	}
@@ -68,6 +70,8 @@ func (r *records) apply(c bsn.Change) error {
 	case bsn.KindApp:
 		err = put(r.Apps, c)
 		r.renew(c.ID)
+	case bsn.KindUsage:
+		err = put(r.Usage, c)
 	case bsn.KindParameters:
 		var p bsn.Parameters
 		if err = json.Unmarshal(c.Record, &p); err == nil {
@@ -208,6 +212,13 @@ func (d *directory) parameters() bsn.Parameters {
 	return d.known().Parameters.Complete()
 }
 
+// usage is what the receipts say that a project used.
+func (d *directory) usage(project string) bsn.Usage {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.known().Usage[project]
+}
+
 func (d *directory) app(id string) (*bsn.App, bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
@@ -315,6 +326,6 @@ func (d *directory) snapshot(always bool) (*records, age.State) {
 	d.dirty = false
 	r := *d.records
 	r.Cities, r.Chains, r.Accounts = maps.Clone(r.Cities), maps.Clone(r.Chains), maps.Clone(r.Accounts)
-	r.Projects, r.Apps, r.keys, r.naming = maps.Clone(r.Projects), maps.Clone(r.Apps), nil, nil
+	r.Projects, r.Apps, r.Usage, r.keys, r.naming = maps.Clone(r.Projects), maps.Clone(r.Apps), maps.Clone(r.Usage), nil, nil
 	return &r, counted
 }

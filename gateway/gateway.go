@@ -214,6 +214,7 @@ type Gateway struct {
 	upstreams *upstreams
 	packages  *packages
 	meter     *meter
+	quotas    quotas
 	// allowances of keys and projects, and of apps.
 	allowances, apps *allowances
 	proxies          proxies
@@ -492,6 +493,7 @@ func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 	parts.Go(func() { g.watchAlone(ctx) })
 	parts.Go(func() { g.tend(ctx) })
 	parts.Go(func() { g.watchLeaving(ctx) })
+	parts.Go(func() { g.watchQuotas(ctx) })
 	if g.cfg.Outside != "" || g.cfg.Cordons != "" {
 		parts.Go(func() { upstreamFiles.watch(ctx, g) })
 	}

@@ -50,6 +50,8 @@ func (l *memoryLedger) put(records ...any) {
 			c = bsn.Change{Kind: bsn.KindAccount, ID: r.Name}
 		case bsn.Project:
 			c = bsn.Change{Kind: bsn.KindProject, ID: r.ID()}
+		case bsn.Usage:
+			c = bsn.Change{Kind: bsn.KindUsage, ID: r.Project}
 		case bsn.App:
 			c = bsn.Change{Kind: bsn.KindApp, ID: r.ID()}
 		case bsn.Change:
