@@ -28,60 +28,19 @@ type chainState struct {
 	flights flights
 	pace    pace
 	twice   twice
-
-	mu        sync.Mutex
-	newest    head
-	listeners map[chan head]struct{}
 }
 
 func newChainState() *chainState {
-	return &chainState{listeners: map[chan head]struct{}{}, flights: flights{seed: maphash.MakeSeed()}}
+	return &chainState{flights: flights{seed: maphash.MakeSeed()}}
 }
 
 // changed notes that answers at the newest block may differ from now on.
 func (s *chainState) changed() { s.version.Add(1) }
 
-// headsKept is how many heads wait for a listener that is slow; what comes beyond
-// is dropped.
-const headsKept = 16
-
-// listen returns a channel of the chain's heads: each that is newer than all before,
-// and the first of each other branch. Blocks in between may be missing. Stop ends it.
-func (s *chainState) listen() (heads <-chan head, stop func()) {
-	c := make(chan head, headsKept)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.listeners[c] = struct{}{}
-	return c, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.listeners, c)
-	}
-}
-
-// tell passes a head on to those who listen.
-func (s *chainState) tell(h head) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if h.number < s.newest.number || h.number == s.newest.number && (h.hash == "" || h.hash == s.newest.hash) {
-		return
-	}
-	s.newest = h
-	for c := range s.listeners {
-		select {
-		case c <- h:
-		default:
-		}
-	}
-}
-
 // saw takes in the head that a node told of, in whatever way.
 func (p *pool) saw(n *node, h head) {
 	if n.saw(h) {
 		p.state.changed()
-	}
-	if h.number <= p.credible() {
-		p.state.tell(h)
 	}
 }
 
