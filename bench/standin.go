@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -54,7 +55,10 @@ func standIn(ctx context.Context, httpAt, wsAt string) error {
 }
 
 // chainOfTime is a chain whose height tells the time.
-type chainOfTime struct{ start time.Time }
+type chainOfTime struct {
+	start  time.Time
+	blocks sync.Map // by number, what block returned
+}
 
 func (s *chainOfTime) height() int64 { return genesisAge + int64(time.Since(s.start)/time.Second) }
 
@@ -77,8 +81,11 @@ func (s *chainOfTime) head(n int64) string {
 // blockTransactions are in every block that is asked for with transactions.
 const blockTransactions = 40
 
-// block is a header with transactions.
+// block is a header with transactions, made once.
 func (s *chainOfTime) block(n int64) string {
+	if b, ok := s.blocks.Load(n); ok {
+		return b.(string)
+	}
 	var b strings.Builder
 	b.WriteString(s.head(n) + `,"size":"0x4000","uncles":[],"transactions":[`)
 	for i := range blockTransactions {
@@ -88,7 +95,9 @@ func (s *chainOfTime) block(n int64) string {
 		fmt.Fprintf(&b, `{"hash":"0x%064x","blockHash":"%s","blockNumber":"0x%x","transactionIndex":"0x%x","from":"0x%040x","to":"0x%040x","value":"0x0","gas":"0x5208","gasPrice":"0x0","nonce":"0x%x","input":"0x%0136x","type":"0x0","v":"0x1b","r":"0x%064x","s":"0x%064x"}`,
 			n<<8+int64(i), hash(n), n, i, i+1, i+2, n, i, n, i)
 	}
-	return b.String() + "]}"
+	b.WriteString("]}")
+	s.blocks.Store(n, b.String())
+	return b.String()
 }
 
 // answerTo is the result of a call.
