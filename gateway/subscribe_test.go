@@ -255,7 +255,6 @@ func TestSubscriptionWithoutSocket(t *testing.T) {
 	n := startStage(t, Config{}, true)
 	l := n.listen()
 	heads, logs := l.on(`["newHeads"]`), l.on(logsOfA1)
-	old := n.chain.canon[4:]
 	for round := range 3 {
 		for range 4 {
 			n.chain.grow(2)
@@ -272,7 +271,7 @@ func TestSubscriptionWithoutSocket(t *testing.T) {
 			l.until(len(l.events) + 1)
 		}
 		if round == 0 {
-			old = n.chain.canon[4:]
+			old := n.chain.canon[4:]
 			same(t, "heads", l.names(heads), headNames(old...))
 			same(t, "logs", l.names(logs), logNames("1", old...))
 		}

@@ -24,6 +24,8 @@ const (
 	// joined is the largest part of an answer that is copied so as to go out with the
 	// others at once.
 	joined = 32 << 10
+	// firstBody is for how much of a body memory is taken before any of it has come.
+	firstBody = 32 << 10
 	// lingering and lingerBytes bound what is read of a client that is refused, so
 	// that the refusal arrives: closing over unread bytes would destroy it.
 	lingering   = 500 * time.Millisecond
@@ -311,17 +313,24 @@ func (q *Request) Body(limit int64) ([]byte, error) {
 		return nil, ErrTooLarge
 	}
 	c := q.conn
-	text := make([]byte, q.length)
-	n := copy(text, c.in[q.used:c.end])
-	q.used += n
-	if n < len(text) {
+	have := c.in[q.used:min(c.end, q.used+int(q.length))]
+	q.used += len(have)
+	// Memory is taken for what has come, not for what was promised.
+	text := make([]byte, min(int(q.length), max(len(have), firstBody)))
+	for n := copy(text, have); n < int(q.length); {
 		if q.expects {
 			c.proceed()
+			q.expects = false
+		}
+		if n == len(text) {
+			text = append(text, make([]byte, min(len(text), int(q.length)-n))...)
 		}
 		c.readUntil(c.began.Add(c.server.ReadTimeout), 0)
-		if _, err := io.ReadFull(readerFunc(c.readMore), text[n:]); err != nil {
+		more, err := io.ReadFull(readerFunc(c.readMore), text[n:])
+		if err != nil {
 			return nil, ErrCutShort
 		}
+		n += more
 	}
 	q.read = true
 	return text, nil
