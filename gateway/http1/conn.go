@@ -19,6 +19,9 @@ const (
 	// startBuffer is what a connection reads into at first; it grows up to the
 	// largest header.
 	startBuffer = 4 << 10
+	// copied is the largest answer that is copied into one piece; a larger one goes
+	// out from where its parts lie, unless it is encrypted.
+	copied = 8 << 10
 	// keepBuffer is the largest buffer for answers that a connection keeps.
 	keepBuffer = 16 << 10
 	// joined is the largest part of an answer that is copied so as to go out with the
@@ -355,11 +358,12 @@ func (c *conn) proceed() {
 
 // Writer writes one answer: Begin, any number of fields, Send.
 type Writer struct {
-	conn *conn
-	out  []byte
-	sent bool
-	ends bool // the connection ends with this answer
-	bare bool // the status has no body
+	conn   *conn
+	out    []byte
+	vector [][]byte // room for gather
+	sent   bool
+	ends   bool // the connection ends with this answer
+	bare   bool // the status has no body
 }
 
 // Begin begins an answer.
@@ -408,8 +412,8 @@ func (w *Writer) Raw(fields []byte) { w.out = append(w.out, fields...) }
 func (w *Writer) Send(parts ...[]byte) {
 	c := w.conn
 	w.sent = true
+	total := 0
 	if !w.bare {
-		total := 0
 		for _, p := range parts {
 			total += len(p)
 		}
@@ -417,6 +421,10 @@ func (w *Writer) Send(parts ...[]byte) {
 	}
 	w.out = append(w.out, "\r\n"...)
 	c.writeUntil(time.Now().Add(c.server.WriteTimeout), c.server.WriteTimeout/8)
+	if t, ok := c.nc.(*net.TCPConn); ok && !w.bare && len(w.out)+total > copied {
+		w.gather(t, parts)
+		return
+	}
 	for _, p := range parts {
 		if len(w.out)+len(p) > joined {
 			w.flush()
@@ -431,6 +439,17 @@ func (w *Writer) Send(parts ...[]byte) {
 	if cap(w.out) > keepBuffer {
 		w.out = nil
 	}
+}
+
+// gather sends the header and the parts from where they lie, with one system call.
+func (w *Writer) gather(t *net.TCPConn, parts [][]byte) {
+	w.vector = append(append(w.vector[:0], w.out), parts...)
+	out := net.Buffers(w.vector)
+	if _, err := out.WriteTo(t); err != nil {
+		w.conn.broken = true
+	}
+	clear(w.vector) // the parts are not kept
+	w.out = w.out[:0]
 }
 
 func (w *Writer) flush() {
