@@ -92,7 +92,10 @@ func TestSend(t *testing.T) {
 		t.Error("own node does not have the transaction")
 	}
 
-	// A node's refusal comes through as it is.
+	// A node's refusal comes through as it is. Until it has mined, it is another one.
+	for _, a := range []*anvil{n.paris, n.chongqing} {
+		eventually(t, "transactions are mined", func() bool { return a.call("eth_getTransactionReceipt", `["`+hash+`"]`) != "null" })
+	}
 	s.nonce--
 	params, _ = s.sign(&somebody, []byte{2})
 	if r := n.send(params); !strings.Contains(r.body, `"error":{"code":-32003,"message":"nonce too low"`) {
