@@ -171,6 +171,7 @@ func newApplication(db dbm.DB, network string, r rules, options ...func(*baseapp
 		a.tables[t.Kind()] = t
 	}
 
+	//lint:ignore SA1019 the module manager takes nothing else yet
 	modules := []module.AppModule{
 		auth.NewAppModule(c.codec, authKeeper, nil, nil),
 		consensus.NewAppModule(c.codec, consensusKeeper),

@@ -125,10 +125,9 @@ func New(cfg Config) (*Link, error) {
 		libp2p.EnableRelay(),
 		libp2p.EnableHolePunching(),
 		reachable, // no stranger is asked
-		libp2p.DialRanker(rank),
 		libp2p.WithDialTimeout(dialTimeout),
 		// An outage must not make it give up an address for good.
-		libp2p.SwarmOpts(swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil)),
+		libp2p.SwarmOpts(swarm.WithDialRanker(rank), swarm.WithUDPBlackHoleSuccessCounter(nil), swarm.WithIPv6BlackHoleSuccessCounter(nil)),
 		libp2p.UserAgent("bsn"),
 		libp2p.DisableMetrics(),
 	}

@@ -48,7 +48,6 @@ type traffic struct {
 	gateways map[string]string // base URLs by city
 	keys     map[string]string // of the project by city
 	app      string            // its folder
-	apps     int               // publications begun
 
 	stop context.CancelFunc
 	done sync.WaitGroup
