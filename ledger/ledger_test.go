@@ -56,7 +56,7 @@ func found(t *testing.T, n int, parameters bsn.Parameters) *network {
 
 func foundWith(t *testing.T, n int, parameters bsn.Parameters, history History, edits ...func(genesis []byte) []byte) *network {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	w := &network{t: t, ctx: ctx}
 	var genesis []byte

@@ -9,11 +9,14 @@ import (
 	"strconv"
 	"time"
 
+	"cosmossdk.io/log/v2"
 	dbm "github.com/cosmos/cosmos-db"
 	"github.com/cosmos/cosmos-sdk/baseapp"
+	"github.com/cosmos/cosmos-sdk/store/v2/rootmulti"
 	"github.com/cosmos/cosmos-sdk/store/v2/snapshots"
 	snapshottypes "github.com/cosmos/cosmos-sdk/store/v2/snapshots/types"
 	storetypes "github.com/cosmos/cosmos-sdk/store/v2/types"
+	protoio "github.com/cosmos/gogoproto/io"
 
 	"github.com/openbsn/bsn"
 )
@@ -31,7 +34,7 @@ type History struct {
 }
 
 // options are those of the application.
-func (h History) options(home string) ([]func(*baseapp.BaseApp), error) {
+func (h History) options(home string, db dbm.DB) ([]func(*baseapp.BaseApp), error) {
 	out := []func(*baseapp.BaseApp){baseapp.SetMinRetainBlocks(h.Blocks)}
 	if h.SnapshotInterval == 0 {
 		return out, nil
@@ -41,7 +44,38 @@ func (h History) options(home string) ([]func(*baseapp.BaseApp), error) {
 		return nil, err
 	}
 	o := snapshottypes.NewSnapshotOptions(h.SnapshotInterval, max(1, h.Snapshots))
-	return append(out, baseapp.SetSnapshot(store, o)), nil
+	return append(out, func(b *baseapp.BaseApp) {
+		consensus := b.CommitMultiStore()
+		b.SetCMS(apart{consensus, db}) // whose Snapshot the manager of snapshots takes
+		b.SetSnapshot(store, o)
+		b.SetCMS(consensus)
+	}), nil
+}
+
+// apart takes snapshots from a view of the state that shares no memory with the one that
+// executes blocks: that one changes nodes of its trees while a snapshot would read them.
+type apart struct {
+	storetypes.CommitMultiStore
+	db dbm.DB
+}
+
+// Snapshot implements snapshottypes.Snapshotter.
+func (a apart) Snapshot(height uint64, w protoio.Writer) error {
+	view := rootmulti.NewStore(a.db, log.NewNopLogger())
+	view.SetIAVLCacheSize(0)
+	view.SetIAVLDisableFastNode(true) // else it would write
+	view.SetIAVLSyncPruning(true)     // else every tree has a goroutine that never ends
+	info, err := view.GetCommitInfo(int64(height))
+	if err != nil {
+		return fmt.Errorf("read stores of block %d: %w", height, err)
+	}
+	for _, s := range info.StoreInfos {
+		view.MountStoreWithDB(storetypes.NewKVStoreKey(s.Name), storetypes.StoreTypeIAVL, nil)
+	}
+	if err := view.LoadVersion(int64(height)); err != nil {
+		return fmt.Errorf("open state after block %d: %w", height, err)
+	}
+	return view.Snapshot(height, w)
 }
 
 // openSnapshots opens a folder of snapshots and removes those that were never completed.
