@@ -224,7 +224,7 @@ func Start(c NodeConfig) (*Node, error) {
 }
 
 func (n *Node) start(c NodeConfig, cfg *config.Config, doc *cmttypes.GenesisDoc) (err error) {
-	options, err := c.History.options(c.Home)
+	options, err := c.History.options(c.Home, n.db)
 	if err != nil {
 		return err
 	}
@@ -267,7 +267,7 @@ func (n *Node) start(c NodeConfig, cfg *config.Config, doc *cmttypes.GenesisDoc)
 	n.peers = slices.Clone(c.Peers)
 	n.comet, err = node.NewNode(cfg, n.guard, key,
 		proxy.NewLocalClientCreator(consensusApp{n.app.BaseApp, n.admits}), node.DefaultGenesisDocProviderFunc(cfg),
-		openStore, node.DefaultMetricsProvider(cfg.Instrumentation), logger{c.Log, n.due})
+		openStore, node.DefaultMetricsProvider(cfg.Instrumentation), logger{log: c.Log, due: n.due})
 	if err != nil {
 		return fmt.Errorf("make ledger node: %w", err)
 	}
@@ -474,20 +474,32 @@ type waiting struct {
 // happens all the time, its errors are what peers do to it.
 type logger struct {
 	log *slog.Logger
+	// with is put into words only when something is logged: a logger is made for every vote.
+	with []any
 	// due closes when consensus is about to be stopped in the middle of a block.
 	due <-chan struct{}
 }
 
-func (l logger) Debug(string, ...any)         {}
-func (l logger) Info(msg string, kv ...any)   { l.log.Debug(msg, kv...) }
-func (l logger) Warn(msg string, kv ...any)   { l.log.Debug(msg, kv...) }
-func (l logger) With(kv ...any) cmtlog.Logger { return logger{l.log.With(kv...), l.due} }
+func (l logger) Debug(string, ...any)       {}
+func (l logger) Info(msg string, kv ...any) { l.say(slog.LevelDebug, msg, kv) }
+func (l logger) Warn(msg string, kv ...any) { l.say(slog.LevelDebug, msg, kv) }
+
+func (l logger) With(kv ...any) cmtlog.Logger {
+	l.with = append(slices.Clip(l.with), kv...)
+	return l
+}
 
 func (l logger) Error(msg string, kv ...any) {
 	select {
 	case <-l.due: // what it says of that is of no use to anyone
-		l.log.Debug(msg, kv...)
+		l.say(slog.LevelDebug, msg, kv)
 	default:
-		l.log.Warn(msg, kv...)
+		l.say(slog.LevelWarn, msg, kv)
+	}
+}
+
+func (l logger) say(level slog.Level, msg string, kv []any) {
+	if ctx := context.Background(); l.log.Enabled(ctx, level) {
+		l.log.Log(ctx, level, msg, append(slices.Clip(l.with), kv...)...)
 	}
 }
