@@ -83,7 +83,7 @@ type grown struct {
 }
 
 // grow founds a network and has n-1 cities join, as many at a time as there are
-// already.
+// already, and four when this machine has enough to do with those that it runs.
 func grow(ctx context.Context, o options, n int) (g *grown, err error) {
 	l, err := newLocal(o.bsn)
 	if err != nil {
@@ -100,7 +100,11 @@ func grow(ctx context.Context, o options, n int) (g *grown, err error) {
 	}
 	g.cities = plan[:1]
 	for len(g.cities) < n {
-		next := plan[len(g.cities):min(n, 2*len(g.cities), len(g.cities)+10)]
+		atOnce := min(len(g.cities), 10)
+		if len(g.cities) > 20 {
+			atOnce = 4
+		}
+		next := plan[len(g.cities):min(n, len(g.cities)+atOnce)]
 		say("%d cities, and %d more join", len(g.cities), len(next))
 		if err := g.admit(ctx, next); err != nil {
 			return g, err
@@ -112,7 +116,7 @@ func grow(ctx context.Context, o options, n int) (g *grown, err error) {
 // admit has cities apply at cities that are part of the network, and every
 // operator vote for them.
 func (g *grown) admit(ctx context.Context, next []member) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
 	applying, stop := context.WithCancel(ctx)
 	defer stop()
