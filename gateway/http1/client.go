@@ -134,7 +134,7 @@ type link struct {
 	reader *bufio.Reader
 	out    []byte
 	by     time.Time // the deadline that is set
-	since  time.Time // idle
+	since  time.Time // when the last request was sent
 	used   bool      // before the present request
 	heard  bool      // something of the present answer has come
 
@@ -219,12 +219,11 @@ func (c *Client) delist(l *link) {
 
 // put takes a connection back.
 func (c *Client) put(l *link, reusable bool) {
-	now := time.Now()
+	now := l.since
 	c.mu.Lock()
 	c.delist(l)
 	keep := reusable && !l.aborted && !c.gone && len(c.idle) < idleKept
 	if keep {
-		l.since = now
 		c.idle = append(c.idle, l)
 	}
 	var old *link // one at a time is enough: nodes are polled
@@ -243,9 +242,10 @@ func (c *Client) put(l *link, reusable bool) {
 
 // exchange sends one request and reads its answer.
 func (l *link) exchange(ctx context.Context, head, body []byte, limit int64) (a Answer, reusable bool, err error) {
+	l.since = time.Now()
 	if by, ok := ctx.Deadline(); ok {
 		// Setting it costs much: it may be up to an eighth later.
-		if slack := time.Until(by) / 8; l.by.Before(by) || l.by.After(by.Add(slack)) {
+		if slack := by.Sub(l.since) / 8; l.by.Before(by) || l.by.After(by.Add(slack)) {
 			l.by = by.Add(slack)
 			_ = l.nc.SetDeadline(l.by)
 		}

@@ -22,10 +22,12 @@ const (
 	// copied is the largest answer that is copied into one piece; a larger one goes
 	// out from where its parts lie, unless it is encrypted.
 	copied = 8 << 10
-	// keepBuffer is the largest buffer for answers that a connection keeps.
+	// keepBuffer is the largest buffer for answers that a connection keeps, and so the
+	// largest part of one that is copied so as to go out with the others at once.
 	keepBuffer = 16 << 10
-	// joined is the largest part of an answer that is copied so as to go out with the
-	// others at once.
+	// beside is the largest part that is copied behind the header of a large answer.
+	beside = 1 << 10
+	// joined is the largest text that is copied so as to go out with a header at once.
 	joined = 32 << 10
 	// firstBody is for how much of a body memory is taken before any of it has come.
 	firstBody = 32 << 10
@@ -41,7 +43,8 @@ var preface = []byte("PRI * HTTP/2.0\r\n\r\n")
 // conn is one client's connection, served by one goroutine.
 type conn struct {
 	server *Server
-	nc     net.Conn // changed under server.mu
+	nc     net.Conn     // changed under server.mu
+	tcp    *net.TCPConn // what nc comes to, if nothing is in between that changes bytes
 	peer   netip.AddrPort
 	secure bool
 	idle   atomic.Bool // waits for a request
@@ -53,6 +56,7 @@ type conn struct {
 
 	readBy, writeBy time.Time // the deadlines that are set
 	began           time.Time // when the present request came
+	now             time.Time // when the clock was looked at last
 	later           bool      // this is not the first request
 	broken          bool      // writing has failed
 	taken           bool      // by a handler or by net/http
@@ -117,7 +121,10 @@ func (c *conn) writeUntil(at time.Time, slack time.Duration) {
 // next answers one request and tells whether another one may follow.
 func (c *conn) next() bool {
 	s := c.server
-	if c.end == 0 && !c.wait() {
+	switch {
+	case c.end > 0: // it came with the one before
+		c.began = time.Now()
+	case !c.wait():
 		return false
 	}
 	if !c.later && !c.greet() {
@@ -162,18 +169,19 @@ func (c *conn) next() bool {
 // wait waits for the first bytes of a request.
 func (c *conn) wait() bool {
 	s := c.server
-	now, timeout := time.Now(), s.IdleTimeout
+	timeout := s.IdleTimeout
 	if !c.later {
-		timeout = s.HeaderTimeout
+		timeout, c.now = s.HeaderTimeout, time.Now()
 	}
-	c.readUntil(now.Add(timeout), timeout/8)
+	c.readUntil(c.now.Add(timeout), timeout/8)
 	c.idle.Store(true)
 	if s.closing.Load() {
 		return false
 	}
 	n, err := c.nc.Read(c.in)
 	c.idle.Store(false)
-	c.end, c.began = n, time.Now()
+	c.now = time.Now()
+	c.end, c.began = n, c.now
 	return n > 0 && err == nil
 }
 
@@ -200,6 +208,7 @@ func (c *conn) greet() bool {
 	s.mu.Lock()
 	c.nc = t
 	s.mu.Unlock()
+	c.tcp = nil
 	c.secure, c.readBy, c.writeBy, c.end = true, time.Time{}, time.Time{}, 0
 	if t.ConnectionState().NegotiatedProtocol == "h2" {
 		c.hand(t)
@@ -301,6 +310,9 @@ func (q *Request) Fields(name string) func(yield func([]byte) bool) {
 	}
 }
 
+// Began is when the request began to come.
+func (q *Request) Began() time.Time { return q.conn.began }
+
 // Peer is the other end of the connection.
 func (q *Request) Peer() netip.AddrPort { return q.conn.peer }
 
@@ -310,7 +322,8 @@ var (
 	ErrCutShort = errors.New("request did not arrive in full")
 )
 
-// Body reads the body of at most limit bytes into memory of its own. It may be called once.
+// Body reads the body of at most limit bytes. It is good until Fast returns, and may be
+// called once.
 func (q *Request) Body(limit int64) ([]byte, error) {
 	if q.length > limit {
 		return nil, ErrTooLarge
@@ -318,6 +331,10 @@ func (q *Request) Body(limit int64) ([]byte, error) {
 	c := q.conn
 	have := c.in[q.used:min(c.end, q.used+int(q.length))]
 	q.used += len(have)
+	if len(have) == int(q.length) {
+		q.read = true
+		return have[:len(have):len(have)], nil
+	}
 	// Memory is taken for what has come, not for what was promised.
 	text := make([]byte, min(int(q.length), max(len(have), firstBody)))
 	for n := copy(text, have); n < int(q.length); {
@@ -361,6 +378,7 @@ type Writer struct {
 	conn   *conn
 	out    []byte
 	vector [][]byte // room for gather
+	going  net.Buffers
 	sent   bool
 	ends   bool // the connection ends with this answer
 	bare   bool // the status has no body
@@ -382,12 +400,16 @@ func (w *Writer) begin(status int, ends bool) {
 		w.out = strconv.AppendInt(w.out, int64(status), 10)
 		w.out = append(append(append(w.out, ' '), http.StatusText(status)...), "\r\nDate: "...)
 	}
-	w.out = append(w.out, date(time.Now())...)
+	w.conn.now = time.Now()
+	w.out = append(w.out, date(w.conn.now)...)
 	w.out = append(w.out, "\r\n"...)
 	if ends {
 		w.out = append(w.out, "Connection: close\r\n"...)
 	}
 }
+
+// Began is when Begin was called.
+func (w *Writer) Began() time.Time { return w.conn.now }
 
 // Set adds a header field. Neither name nor value may hold a line break.
 func (w *Writer) Set(name, value string) {
@@ -420,16 +442,17 @@ func (w *Writer) Send(parts ...[]byte) {
 		w.SetInt("Content-Length", int64(total))
 	}
 	w.out = append(w.out, "\r\n"...)
-	c.writeUntil(time.Now().Add(c.server.WriteTimeout), c.server.WriteTimeout/8)
-	if t, ok := c.nc.(*net.TCPConn); ok && !w.bare && len(w.out)+total > copied {
-		w.gather(t, parts)
+	c.writeUntil(c.now.Add(c.server.WriteTimeout), c.server.WriteTimeout/8)
+	if c.tcp != nil && !w.bare && len(w.out)+total > copied {
+		w.gather(parts)
 		return
 	}
 	for _, p := range parts {
-		if len(w.out)+len(p) > joined {
+		if len(w.out)+len(p) > keepBuffer {
 			w.flush()
-			if len(p) > joined {
+			if len(p) > keepBuffer {
 				w.write(p)
+				c.now = time.Now()
 				continue
 			}
 		}
@@ -442,14 +465,19 @@ func (w *Writer) Send(parts ...[]byte) {
 }
 
 // gather sends the header and the parts from where they lie, with one system call.
-func (w *Writer) gather(t *net.TCPConn, parts [][]byte) {
+func (w *Writer) gather(parts [][]byte) {
+	for len(parts) > 0 && len(parts[0]) <= beside {
+		w.out = append(w.out, parts[0]...)
+		parts = parts[1:]
+	}
 	w.vector = append(append(w.vector[:0], w.out), parts...)
-	out := net.Buffers(w.vector)
-	if _, err := out.WriteTo(t); err != nil {
+	w.going = w.vector
+	if _, err := w.going.WriteTo(w.conn.tcp); err != nil {
 		w.conn.broken = true
 	}
 	clear(w.vector) // the parts are not kept
 	w.out = w.out[:0]
+	w.conn.now = time.Now()
 }
 
 func (w *Writer) flush() {

@@ -160,7 +160,8 @@ func (w *response) send(ends bool) {
 		h.Set("Content-Type", http.DetectContentType(w.text))
 	}
 	c.writer.out = w.appendHead(c.writer.out[:0], ends)
-	c.writeUntil(time.Now().Add(c.server.WriteTimeout), c.server.WriteTimeout/8)
+	c.now = time.Now()
+	c.writeUntil(c.now.Add(c.server.WriteTimeout), c.server.WriteTimeout/8)
 	if !bare && !w.head {
 		if len(w.text) > joined {
 			c.writer.flush()

@@ -131,6 +131,7 @@ func (s *Server) take(nc net.Conn) {
 		return
 	}
 	c := &conn{server: s, nc: counted, peer: peer}
+	c.tcp, _ = nc.(*net.TCPConn)
 	s.mu.Lock()
 	s.open[c] = true
 	s.mu.Unlock()
