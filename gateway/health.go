@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	"net/http/pprof"
 	"strconv"
 	"time"
 
@@ -77,7 +78,7 @@ func (g *Gateway) health() health {
 	}
 	for _, p := range g.upstreams.all() {
 		ch := chainHealth{Chain: p.chain.Name, Status: p.chain.Status, Nodes: []nodeHealth{}}
-		floor, good := p.floor(), false
+		floor, good := p.floor(time.Now()), false
 		for _, n := range p.nodes {
 			_, alive := n.alive()
 			level := n.head.Load() >= floor
@@ -142,6 +143,8 @@ func (g *Gateway) private() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g.meter.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /usage", g.serveUsage)
 	mux.HandleFunc("GET /health", g.serveHealth)
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	return mux
 }
 

@@ -48,6 +48,7 @@ func gatewayRun(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			gateway.TendHeap()
 			return g.Run(cmd.Context())
 		},
 	}
