@@ -283,7 +283,8 @@ func (g *Gateway) serveQuery(w http.ResponseWriter, r *http.Request) {
 		g.replyApp(w, nil, err)
 		return
 	}
-	t.pool.touch()
+	c.at = began
+	t.pool.touch(began)
 	units := t.pool.methods.Methods[queryMethod].Units
 	result, cost, o, err := g.query(w, r, c, t, units)
 	if failed := g.meter.record(&c, t.pool.chain.Name, bsn.MethodRead, units, o, time.Since(began)); failed != nil {

@@ -25,6 +25,7 @@ type caller struct {
 	policy *policy
 	limits bsn.Limits
 	own    string
+	at     time.Time // when the call came
 }
 
 // name says what was shown, for errors.
@@ -156,10 +157,10 @@ type subscriber func(ctx context.Context, p *pool, m message) answer
 // call takes one message all the way: limit, policy, node, count. All protocols
 // come through here.
 func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscribe subscriber) answer {
-	began := time.Now()
-	p.touch()
+	c.at = time.Now()
+	p.touch(c.at)
 	a, class, units := g.dispatch(ctx, c, p, m, subscribe)
-	err := g.meter.record(&c, p.chain.Name, class, units, a.outcome, time.Since(began))
+	err := g.meter.record(&c, p.chain.Name, class, units, a.outcome, time.Since(c.at))
 	g.quotaDone(&c, units, err == nil && a.outcome.served())
 	if err != nil {
 		return unmetered(err)
@@ -220,7 +221,7 @@ func (g *Gateway) answer(ctx context.Context, c caller, p *pool, m message, meth
 		}
 		return subscribe(ctx, p, m)
 	}
-	bounded := within(ctx, g.cfg.UpstreamTimeout)
+	bounded := within(ctx, c.at.Add(g.cfg.UpstreamTimeout))
 	defer bounded.end()
 	return p.read(bounded, c, m, method, g.cfg.MaxResponseBytes)
 }

@@ -19,7 +19,7 @@ func (g *Gateway) serveFast(q *http1.Request, w *http1.Writer) bool {
 	case http.MethodPost:
 	case http.MethodOptions:
 		w.Begin(http.StatusNoContent)
-		w.Raw(g.present().lines)
+		w.Raw(g.present(w.Began()).lines)
 		w.Raw(preflightLines)
 		w.Send()
 		return true
@@ -30,7 +30,7 @@ func (g *Gateway) serveFast(q *http1.Request, w *http1.Writer) bool {
 	if !ok {
 		return false
 	}
-	if g.present().going {
+	if g.present(q.Began()).going {
 		return false
 	}
 	secret := to.key
@@ -57,7 +57,7 @@ func (g *Gateway) serveFast(q *http1.Request, w *http1.Writer) bool {
 // sendFast writes the answer to a request.
 func (g *Gateway) sendFast(q *http1.Request, w *http1.Writer, r rpcReply) {
 	w.Begin(r.httpStatus())
-	w.Raw(g.present().lines)
+	w.Raw(g.present(w.Began()).lines)
 	var room [128]byte
 	w.SetInt(unitsHeader, int64(r.spent.units))
 	if r.spent.requests.quota != 0 || r.spent.inUnits.quota != 0 {
@@ -102,8 +102,8 @@ type present struct {
 const presentTick = 100 * time.Millisecond
 
 // present returns what holds now.
-func (g *Gateway) present() *present {
-	change, tick := g.directory.changes.Load(), time.Now().UnixNano()/int64(presentTick)
+func (g *Gateway) present(now time.Time) *present {
+	change, tick := g.directory.changes.Load(), now.UnixNano()/int64(presentTick)
 	if p := g.now.Load(); p != nil && p.change == change && p.tick == tick {
 		return p
 	}
@@ -135,10 +135,9 @@ type timed struct {
 	cancel context.CancelFunc
 }
 
-// within returns a context that ends after a time. To be called when it is not needed
+// within returns a context that ends at a time. To be called when it is not needed
 // any more: end.
-func within(ctx context.Context, d time.Duration) *bounded {
-	at := time.Now().Add(d)
+func within(ctx context.Context, at time.Time) *bounded {
 	if earlier, ok := ctx.Deadline(); ok && earlier.Before(at) {
 		at = earlier
 	}

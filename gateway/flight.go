@@ -31,6 +31,9 @@ type flight struct {
 	answer answer
 }
 
+// idleFlights are those that nobody followed, to be used again.
+var idleFlights = sync.Pool{New: func() any { return new(flight) }}
+
 func (f *flights) hash(key []byte) uint64 { return maphash.Bytes(f.seed, key) }
 
 // join enters a read. First means that the caller has to ask, and then to land what
@@ -45,7 +48,8 @@ func (f *flights) join(hash uint64, key []byte, version uint64, floor int64) (x 
 		}
 		return x, false
 	}
-	x = &flight{key: key, version: version, floor: floor}
+	x = idleFlights.Get().(*flight)
+	x.key, x.version, x.floor = key, version, floor
 	if s.flights == nil {
 		s.flights = map[uint64]*flight{}
 	}
@@ -53,7 +57,7 @@ func (f *flights) join(hash uint64, key []byte, version uint64, floor int64) (x 
 	return x, true
 }
 
-// land ends a read with its answer.
+// land ends a read with its answer. The flight is not the caller's any more.
 func (f *flights) land(hash uint64, x *flight, a answer) {
 	s := &f.shards[hash%uint64(len(f.shards))]
 	s.mu.Lock()
@@ -63,7 +67,10 @@ func (f *flights) land(hash uint64, x *flight, a answer) {
 	done := x.done
 	x.answer = a
 	s.mu.Unlock()
-	if done != nil {
-		close(done)
+	if done == nil { // nobody can come by it any more
+		*x = flight{}
+		idleFlights.Put(x)
+		return
 	}
+	close(done)
 }

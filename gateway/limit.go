@@ -176,7 +176,7 @@ func (g *Gateway) limit(c caller, units int, further ...level) (answer, bool) {
 		g.allowances.get(c.id), float64(cmp.Or(l.RequestsPerSecond, g.cfg.RequestsPerSecond)),
 		float64(cmp.Or(l.UnitsPerSecond, g.cfg.UnitsPerSecond)), "project ", c.id,
 	})
-	s, a, ok := take(time.Since(epoch), units, append(levels, further...))
+	s, a, ok := take(c.at.Sub(epoch), units, append(levels, further...))
 	a.spent = s
 	return a, ok
 }

@@ -132,6 +132,7 @@ func BenchmarkTake(b *testing.B) {
 	c := caller{
 		project: &bsn.Project{Limits: bsn.Limits{RequestsPerSecond: 1e6, UnitsPerSecond: 1e9}}, id: "alice/main",
 		key: bsn.Key{ID: "0123456789ab"}, own: strings.Repeat("ab", 32), limits: bsn.Limits{RequestsPerSecond: 1e6, UnitsPerSecond: 1e9},
+		at: time.Now(),
 	}
 	var room [128]byte
 	b.ReportAllocs()

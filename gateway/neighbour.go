@@ -192,7 +192,7 @@ func (g *Gateway) answerNeighbour(r *http.Request, m message) (bsn.MethodClass, 
 	if a, ok := g.together(method.Class); !ok {
 		return method.Class, a, nil
 	}
-	p.touch()
+	p.touch(time.Now())
 	for _, n := range p.nodes {
 		if n.city != g.cfg.City || !n.may(time.Now().UnixNano()) {
 			continue

@@ -48,7 +48,7 @@ func appendKey(b []byte, chain, method string, params []byte) []byte {
 // same time, or by the first node that can. It keeps nothing that m points to.
 func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method, limit int64) answer {
 	s := p.state
-	q := question{pool: p, who: c.who(), method: method, refers: refer(method, m.params), limit: limit, began: time.Now()}
+	q := question{pool: p, who: c.who(), method: method, refers: refer(method, m.params), limit: limit, began: c.at}
 	buffer := keys.Get().(*[]byte)
 	*buffer = appendKey((*buffer)[:0], p.chain.Name, m.method, m.params)
 	defer keys.Put(buffer)
@@ -58,11 +58,12 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 	version := s.version.Load()
 	q.floor = q.needs(s.floors.get(q.who, q.began))
 	if q.refers.scope != scopeNode {
-		if text, ok := p.cache.Get(q.key, cache.Now{Version: version, Height: q.floor, Time: q.began.UnixNano()}); ok {
+		if e, ok := p.cache.Get(q.key, cache.Now{Version: version, Height: q.floor, Time: q.began.UnixNano()}); ok {
 			p.counts.hit.Inc()
-			a := answer{result: text, outcome: outcomeOK}
-			q.show(a)
-			return a
+			if e.Shows >= 0 {
+				q.saw(e.Shows)
+			}
+			return answer{result: e.Answer, outcome: outcomeOK}
 		}
 	}
 	f, first := s.flights.join(q.hash, q.key, version, q.floor)
@@ -84,15 +85,19 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 		}
 		s.flights.land(q.hash, f, a)
 	}()
-	// Others may wait for the answer after the one who asked first has gone.
-	asking := context.WithoutCancel(ctx)
-	if p.forwards() {
-		asking = context.WithValue(asking, projectKey{}, c.id)
+	asking := ctx
+	if forwards := p.forwards(); forwards || !onlyTimed(ctx) {
+		// Others may wait for the answer after the one who asked first has gone.
+		asking = context.WithoutCancel(ctx)
+		if forwards {
+			asking = context.WithValue(asking, projectKey{}, c.id)
+		}
+		bounded := until(asking, ctx)
+		defer bounded.end()
+		asking = bounded
 	}
-	bounded := until(asking, ctx)
-	defer bounded.end()
 	request := appendRequest(make([]byte, 0, 64+len(m.method)+len(m.params)), 1, m.method, m.params)
-	t := p.ask(bounded, &q, request)
+	t := p.ask(asking, &q, request)
 	a, asked = t.answer, true
 	if t.node != nil {
 		q.keep(t, version)
@@ -106,7 +111,13 @@ func until(ctx, other context.Context) *bounded {
 	if at, ok := other.Deadline(); ok {
 		return &bounded{Context: ctx, at: at}
 	}
-	return within(ctx, time.Minute)
+	return within(ctx, time.Now().Add(time.Minute))
+}
+
+// onlyTimed tells whether nothing but its deadline ends a context.
+func onlyTimed(ctx context.Context) bool {
+	b, ok := ctx.(*bounded)
+	return ok && b.Cancels() == nil
 }
 
 // needs returns the height that a node must have for this question, of which the
@@ -126,7 +137,14 @@ func (q *question) show(a answer) {
 	if q.method.Shows == "" || a.failure != nil {
 		return
 	}
-	if n, ok := showsBlock(q.method.Shows, a.result); ok && n <= q.pool.credible() {
+	if n, ok := showsBlock(q.method.Shows, a.result); ok {
+		q.saw(n)
+	}
+}
+
+// saw notes that the caller is shown a block.
+func (q *question) saw(n int64) {
+	if n <= q.pool.credible(q.began) {
 		q.pool.state.floors.raise(q.who, n, q.began)
 	}
 }
@@ -146,7 +164,10 @@ func (q *question) keep(t turn, version uint64) {
 	if q.refers.scope == scopeNode || string(a.result) == "null" {
 		return
 	}
-	e := cache.Entry{Answer: a.result, Version: version, Height: t.head, At: q.began.UnixNano()}
+	e := cache.Entry{Answer: a.result, Version: version, Height: t.head, At: q.began.UnixNano(), Shows: -1}
+	if shown {
+		e.Shows = n
+	}
 	final := t.node.final.Load()
 	if q.pool.methods.Final {
 		final = t.head
@@ -190,11 +211,9 @@ func (t *turn) good() bool {
 	return t.err == nil && (t.failure == nil || t.verdict == verdictAnswer) || errors.Is(t.err, errTooLarge)
 }
 
-func (p *pool) turn(ctx context.Context, n *node, q *question, request []byte) turn {
+func (p *pool) turn(ctx context.Context, n *node, request []byte, limit int64) turn {
 	t := turn{node: n, head: n.head.Load()}
-	began := time.Now()
-	t.answer, t.err = n.ask(ctx, request, q.limit)
-	t.took = time.Since(began)
+	t.answer, t.err = n.ask(ctx, request, limit)
 	if t.err == nil {
 		if t.failure != nil {
 			t.verdict = judge(t.failure)
@@ -231,13 +250,13 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 	// When the nodes fail that were level, another may be by then.
 	var room, done [8]*node
 	asked := done[:0]
-	for best.node == nil && ctx.Err() == nil {
+	for first := true; best.node == nil && (first || ctx.Err() == nil); first = false {
 		nodes := p.untried(ctx, q.floor, room[:0], &asked)
 		if len(nodes) == 0 {
 			break
 		}
 		if len(p.nodes) == 1 {
-			settle(p.turn(ctx, nodes[0], q, request))
+			settle(p.turn(ctx, nodes[0], request, q.limit))
 		} else {
 			p.race(ctx, nodes, &asked, q, request, settle)
 		}
@@ -258,11 +277,16 @@ func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *quest
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	turns := make(chan turn, len(p.nodes))
-	next, pending, looks := 0, 0, 0
+	next, pending, looks, limit := 0, 0, 0, q.limit
 	ask := func() {
 		n := nodes[next]
 		next, pending = next+1, pending+1
-		go func() { turns <- p.turn(ctx, n, q, request) }()
+		go func() {
+			began := time.Now()
+			t := p.turn(ctx, n, request, limit)
+			t.took = time.Since(began)
+			turns <- t
+		}()
 	}
 	ask()
 	late := time.NewTimer(p.state.pace.after(q.method.Units))
@@ -313,6 +337,9 @@ func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *quest
 // it turns to those that are down.
 func (p *pool) level(ctx context.Context, height int64, room []*node) []*node {
 	nodes := p.at(height, room)
+	if len(nodes) > 0 {
+		return nodes
+	}
 	until := time.Now().Add(levelPatience)
 	for len(nodes) == 0 && ctx.Err() == nil && p.lives() && time.Now().Before(until) {
 		for _, n := range p.nodes {
@@ -386,8 +413,8 @@ func (p *pool) nobody(ctx context.Context, q *question, last error) answer {
 
 // credible is the height above which nobody is believed: a node that claims more must
 // not keep callers from all others, which never get there.
-func (p *pool) credible() int64 {
-	top := p.floor() + p.maxLag
+func (p *pool) credible(now time.Time) int64 {
+	top := p.floor(now) + p.maxLag
 	if top <= 0 {
 		return math.MaxInt64
 	}

@@ -289,7 +289,7 @@ func TestFloor(t *testing.T) {
 			n.headAt.Store(time.Now().UnixNano())
 			p.nodes = append(p.nodes, n)
 		}
-		if got := p.floor(); got != c.want {
+		if got := p.floor(time.Now()); got != c.want {
 			t.Errorf("%v: floor %d, want %d", c.heads, got, c.want)
 		}
 	}

@@ -153,7 +153,7 @@ func (t *tail) follow(ctx context.Context) error {
 	if !ok {
 		return errors.New("chain is not in service")
 	}
-	p.touch()
+	p.touch(time.Now())
 	f, err := openFeed(ctx, p, t.avoid, t.g.cfg.MaxResponseBytes)
 	if err != nil {
 		var ok bool
@@ -302,7 +302,7 @@ func (t *tail) nearest(n *node) (best *node, level bool) {
 	if !ok {
 		return nil, false
 	}
-	p.touch()
+	p.touch(time.Now())
 	var room [8]*node
 	for _, c := range p.candidates(room[:0]) {
 		if _, alive := c.alive(); alive && c.reached().WS != "" && best == nil {

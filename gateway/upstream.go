@@ -233,15 +233,15 @@ func btoi(b bool) int {
 }
 
 // touch notes that the chain is in use.
-func (p *pool) touch() { p.state.used.Store(time.Now().UnixNano()) }
+func (p *pool) touch(now time.Time) { p.state.used.Store(now.UnixNano()) }
 
 // floor is the height that a node must have reached to answer.
-func (p *pool) floor() int64 {
+func (p *pool) floor(now time.Time) int64 {
 	// With three nodes or more the second highest counts, so that one node that
 	// claims a height that does not exist cannot shut out all others.
 	var first, second int64
 	known := 0
-	since := time.Now().Add(-headMemory).UnixNano()
+	since := now.Add(-headMemory).UnixNano()
 	for _, n := range p.nodes {
 		if n.headAt.Load() < since {
 			continue
@@ -273,10 +273,10 @@ func (p *pool) candidates(room []*node) []*node {
 // at appends to room the nodes that may answer, best first: those that are alive,
 // level with the chain and have a block of the given height.
 func (p *pool) at(height int64, room []*node) []*node {
-	height = max(p.floor(), height)
-	now := time.Now().UnixNano()
+	now := time.Now()
+	height = max(p.floor(now), height)
 	for _, n := range p.nodes {
-		if n.head.Load() >= height && n.may(now) && n.lives() {
+		if n.head.Load() >= height && n.may(now.UnixNano()) && n.lives() {
 			room = append(room, n)
 		}
 	}
@@ -285,10 +285,10 @@ func (p *pool) at(height int64, room []*node) []*node {
 
 // fallen appends to room the nodes that could answer if they were alive.
 func (p *pool) fallen(height int64, room []*node) []*node {
-	height = max(p.floor(), height)
-	now := time.Now().UnixNano()
+	now := time.Now()
+	height = max(p.floor(now), height)
 	for _, n := range p.nodes {
-		if n.head.Load() >= height && n.may(now) && !n.lives() {
+		if n.head.Load() >= height && n.may(now.UnixNano()) && !n.lives() {
 			room = append(room, n)
 		}
 	}

@@ -14,7 +14,7 @@ import (
 )
 
 // entryCost is what an entry takes beside its key and answer, in bytes.
-const entryCost = 160
+const entryCost = 168
 
 // share of the room that one answer may take, as a divisor.
 const share = 16
@@ -31,6 +31,9 @@ type Entry struct {
 	Height int64
 	// At is when it was asked for, in Unix nanoseconds.
 	At int64
+	// Shows is the number of the block that the answer tells of itself, for who keeps it
+	// to say; the store does not look at it.
+	Shows int64
 }
 
 // Now is the state of things at which an entry is looked for.
@@ -67,17 +70,14 @@ func New(bytes int64, head time.Duration) (*Store, error) {
 	return &Store{entries: entries, head: head, largest: int(min(bytes/share, 1<<30))}, nil
 }
 
-// Get returns the answer that is kept under a key, if it still holds.
-func (s *Store) Get(key []byte, now Now) (answer []byte, ok bool) {
+// Get returns what is kept under a key, if it still holds.
+func (s *Store) Get(key []byte, now Now) (e Entry, ok bool) {
 	if s == nil || len(key) == 0 {
-		return nil, false
+		return e, false
 	}
 	// The text is only compared, and not kept.
-	e, ok := s.entries.GetIfPresent(unsafe.String(unsafe.SliceData(key), len(key)))
-	if !ok || !e.holds(now, s.head) {
-		return nil, false
-	}
-	return e.Answer, true
+	e, ok = s.entries.GetIfPresent(unsafe.String(unsafe.SliceData(key), len(key)))
+	return e, ok && e.holds(now, s.head)
 }
 
 func (e *Entry) holds(now Now, head time.Duration) bool {

@@ -32,8 +32,8 @@ func TestHolds(t *testing.T) {
 		if _, ok := s.Get([]byte("head"), c.now); ok != c.want {
 			t.Errorf("%s: %v", c.name, ok)
 		}
-		if answer, ok := s.Get([]byte("final"), c.now); !ok || string(answer) != "1" {
-			t.Errorf("%s: what is final: %s %v", c.name, answer, ok)
+		if e, ok := s.Get([]byte("final"), c.now); !ok || string(e.Answer) != "1" {
+			t.Errorf("%s: what is final: %s %v", c.name, e.Answer, ok)
 		}
 	}
 	if _, ok := s.Get([]byte("other"), now); ok {
@@ -71,8 +71,8 @@ func TestBounded(t *testing.T) {
 			if len(key)+len(answer) <= room/share {
 				last[key] = answer
 			}
-			if got, ok := s.Get([]byte(key), Now{}); ok && !bytes.Equal(got, last[key]) {
-				t.Fatalf("key %s: %d bytes of %d", key, len(got), len(last[key]))
+			if got, ok := s.Get([]byte(key), Now{}); ok && !bytes.Equal(got.Answer, last[key]) {
+				t.Fatalf("key %s: %d bytes of %d", key, len(got.Answer), len(last[key]))
 			}
 		}
 		s.entries.CleanUp()
