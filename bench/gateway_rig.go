@@ -33,7 +33,10 @@ type rig struct {
 	processes []*process
 	gateway   *process
 	haproxy   *process
+	standIn   *process
 	metrics   string // the gateway's, host:port
+	net       bsn.Net
+	profiles  string // as in options
 
 	ours, proxied, direct target
 	peer                  *target
@@ -45,21 +48,29 @@ type process struct {
 	name string
 	cmd  *exec.Cmd
 	log  string
+	// profiles is where its profiles go, and debug who makes them; empty if none are
+	// wanted.
+	profiles, debug string
 }
 
 func (r *rig) start(name string, binary string, args ...string) (*process, error) {
+	return r.startIn(r.folder, nil, name, binary, args...)
+}
+
+// startIn starts a process in a folder; without an environment it has this one's.
+func (r *rig) startIn(folder string, env []string, name, binary string, args ...string) (*process, error) {
 	log, err := os.Create(filepath.Join(r.folder, name+".log"))
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
 	defer log.Close()
 	cmd := exec.Command(binary, args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = r.folder, log, log
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = folder, env, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	p := &process{name, cmd, log.Name()}
+	p := &process{name: name, cmd: cmd, log: log.Name()}
 	r.processes = append(r.processes, p)
 	return p, nil
 }
@@ -76,13 +87,13 @@ func (r *rig) close() error {
 // rigCity is the city of the gateway.
 const rigCity = "chongqing"
 
-func newRig(ctx context.Context, binary string) (*rig, error) {
+func newRig(ctx context.Context, o options) (*rig, error) {
 	folder, err := os.MkdirTemp("", "bsn-rig-")
 	if err != nil {
 		return nil, fmt.Errorf("make folder: %w", err)
 	}
-	r := &rig{folder: folder}
-	if err := r.open(ctx, binary); err != nil {
+	r := &rig{folder: folder, profiles: o.profiles}
+	if err := r.open(ctx, o.bsn); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
@@ -96,6 +107,7 @@ func (r *rig) open(ctx context.Context, binary string) error {
 	if err := os.RemoveAll(l.home); err != nil {
 		return fmt.Errorf("delete folder: %w", err)
 	}
+	r.net = l.net
 	k, err := kaia.New(software.Config{})
 	if err != nil {
 		return err
@@ -110,7 +122,7 @@ func (r *rig) open(ctx context.Context, binary string) error {
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
 	}
-	if _, err := r.start("stand-in", self, standInRole, httpAt, wsAt); err != nil {
+	if r.standIn, err = r.start("stand-in", self, standInRole, httpAt, wsAt); err != nil {
 		return err
 	}
 	r.direct = target{"stand-in", httpAt, "/", ""}
@@ -137,11 +149,13 @@ func (r *rig) open(ctx context.Context, binary string) error {
 }
 
 // await waits until a target answers.
-func (r *rig) await(ctx context.Context, t target) error {
+func (r *rig) await(ctx context.Context, t target) error { return r.awaitCall(ctx, t, ethCall) }
+
+func (r *rig) awaitCall(ctx context.Context, t target, c call) error {
 	var err error
 	for range 100 {
 		var all []*connection
-		if all, err = connections(ctx, t, ethCall, 1); err == nil {
+		if all, err = connections(ctx, t, c, 1); err == nil {
 			hangUp(all)
 			return nil
 		}
@@ -165,7 +179,7 @@ func (r *rig) startGateway(l *local, c bsn.Chain) error {
 	records := map[string]any{
 		"height": 1, "time": now,
 		"cities":   map[string]bsn.City{rigCity: {Name: rigCity, Index: 1}},
-		"chains":   map[string]bsn.Chain{c.Name: c},
+		"chains":   map[string]bsn.Chain{c.Name: c, realChain().Name: realChain()},
 		"accounts": map[string]bsn.Account{"demo": {Name: "demo"}},
 		"projects": map[string]bsn.Project{id: {Account: "demo", Name: "default", Keys: []bsn.Key{key}, Limits: bsn.Limits{RequestsPerSecond: callsPerSec}}},
 	}
@@ -173,7 +187,7 @@ func (r *rig) startGateway(l *local, c bsn.Chain) error {
 	r.metrics = bsn.HostPort(l.net.Addr(1, bsn.ServiceCity), bsn.PortMetrics)
 	role := city.GatewayRole{
 		API: "http://" + bsn.HostPort(l.net.Addr(1, bsn.ServiceCity), bsn.PortAPI), Secret: "none", Level: "info",
-		Gateway: gateway.Config{City: rigCity, Network: grownNetwork, Net: l.net, Listen: []string{http}, Metrics: r.metrics, State: "records.json"},
+		Gateway: gateway.Config{City: rigCity, Network: grownNetwork, Net: l.net, Listen: []string{http}, Metrics: r.metrics, State: "records.json", Journal: "journal"},
 	}
 	for name, v := range map[string]any{"records.json": records, city.GatewayFile: role} {
 		if err := writeJSON(filepath.Join(r.folder, name), v); err != nil {
@@ -186,8 +200,52 @@ func (r *rig) startGateway(l *local, c bsn.Chain) error {
 	}
 	r.ours = target{"gateway", http, "/rpc/" + c.Name, secret}
 	r.socket = "ws://" + http + "/rpc/" + c.Name + "/" + secret
-	r.gateway, err = r.start("gateway", binary, "gateway", "run", city.GatewayFile)
-	return err
+	if r.gateway, err = r.start("gateway", binary, "gateway", "run", city.GatewayFile); err != nil {
+		return err
+	}
+	if r.profiles != "" {
+		r.gateway.profiles, r.gateway.debug = r.profiles, r.metrics
+	}
+	return nil
+}
+
+// profile has a profile of the next seconds written to a file, if profiles are wanted.
+func (p *process) profile(ctx context.Context, name string) {
+	if p == nil || p.profiles == "" {
+		return
+	}
+	go func() {
+		err := p.fetch(ctx, "profile?seconds=4", name+".cpu")
+		if err == nil {
+			err = p.fetch(ctx, "allocs", name+".allocs")
+		}
+		if err != nil {
+			say("no profile: %v", err)
+		}
+	}()
+}
+
+func (p *process) fetch(ctx context.Context, what, name string) error {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.debug+"/debug/pprof/"+what, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<20))
+	if err != nil {
+		return err
+	}
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", what, res.Status)
+	}
+	if err := os.MkdirAll(p.profiles, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(p.profiles, name), b, 0o644)
 }
 
 // haproxyConfig has two threads and keeps connections on both sides.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http/httputil"
 	"slices"
 	"strconv"
 	"sync"
@@ -90,6 +91,7 @@ func (k *connection) do() error {
 var (
 	okStatus      = []byte("HTTP/1.1 200 ")
 	contentLength = []byte("content-length:")
+	chunked       = []byte("transfer-encoding: chunked")
 	resultMember  = []byte(`"result"`)
 )
 
@@ -107,6 +109,9 @@ func (k *connection) answer() error {
 	if err != nil {
 		return fmt.Errorf("read answer: %w", err)
 	}
+	if length < 0 {
+		return k.chunks()
+	}
 	start, err := k.in.Peek(min(length, 512))
 	if err != nil {
 		return fmt.Errorf("read answer: %w", err)
@@ -116,6 +121,21 @@ func (k *connection) answer() error {
 	}
 	_, err = io.CopyN(io.Discard, k.in, int64(length))
 	return err
+}
+
+// chunks reads an answer that comes in chunks.
+func (k *connection) chunks() error {
+	text, err := io.ReadAll(httputil.NewChunkedReader(k.in))
+	if err != nil {
+		return fmt.Errorf("read answer: %w", err)
+	}
+	if _, err := k.in.ReadSlice('\n'); err != nil { // the line after the last one
+		return fmt.Errorf("read answer: %w", err)
+	}
+	if !bytes.Contains(text[:min(len(text), 512)], resultMember) {
+		return fmt.Errorf("answer is %s", text)
+	}
+	return nil
 }
 
 // numbers hands each connection of a run a range of its own.

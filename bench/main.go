@@ -32,8 +32,10 @@ type benchmark struct {
 type options struct {
 	bsn  string   // the binary to measure
 	only []string // stages to run; empty is all
-	cold bool
-	idle time.Duration
+	// profiles is the folder for processor profiles of the gateway; empty for none.
+	profiles string
+	cold     bool
+	idle     time.Duration
 }
 
 // wants tells whether a stage is asked for.
@@ -55,6 +57,7 @@ func main() {
 	flag.StringVar(&o.bsn, "bsn", "bin/bsn", "the `binary` to measure")
 	flag.StringVar(&results, "results", "bench/results", "`folder` of the recorded results")
 	flag.StringVar(&only, "only", "", "comma-separated `stages`; what the others measured last is carried over")
+	flag.StringVar(&o.profiles, "profiles", "", "`folder` for processor profiles of the gateway, which cost it a little")
 	flag.BoolVar(&o.cold, "cold", false, "measure only a start with nothing built, which compiles for minutes")
 	flag.DurationVar(&o.idle, "idle", 5*time.Minute, "how long to watch an idle network")
 	flag.Usage = usage

@@ -45,6 +45,12 @@ func against(what string, base float64) versus {
 	return versus{what + ": " + plain(base), base}
 }
 
+// goal says beside what else is aimed at.
+func (v versus) goal(format string, args ...any) versus {
+	v.text += "; goal: " + fmt.Sprintf(format, args...)
+	return v
+}
+
 // report is the results of one benchmark.
 type report struct {
 	path string

@@ -148,7 +148,7 @@ func (s *chainOfTime) serve(conn net.Conn) {
 	var body, out []byte
 	for {
 		length, err := readHeader(in)
-		if err != nil {
+		if err != nil || length < 0 {
 			return
 		}
 		body = slices.Grow(body[:0], length)[:length]
@@ -168,8 +168,8 @@ func (s *chainOfTime) serve(conn net.Conn) {
 	}
 }
 
-// readHeader reads a header and returns the length of what follows it; what the
-// reader reads into is not kept.
+// readHeader reads a header and returns the length of what follows it, -1 for chunks;
+// what the reader reads into is not kept.
 func readHeader(in *bufio.Reader) (length int, err error) {
 	for {
 		line, err := in.ReadSlice('\n')
@@ -179,10 +179,13 @@ func readHeader(in *bufio.Reader) (length int, err error) {
 		if len(line) <= 2 {
 			return length, nil
 		}
-		if len(line) > len(contentLength) && bytes.EqualFold(line[:len(contentLength)], contentLength) {
+		switch {
+		case len(line) > len(contentLength) && bytes.EqualFold(line[:len(contentLength)], contentLength):
 			if length, err = strconv.Atoi(string(bytes.TrimSpace(line[len(contentLength):]))); err != nil {
 				return 0, err
 			}
+		case bytes.EqualFold(bytes.TrimSpace(line), chunked):
+			length = -1
 		}
 	}
 }
