@@ -176,6 +176,9 @@ func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, su
 	class := method.Class
 	// The wording is go-ethereum's: ethers and others look for it, and then do
 	// without a method, such as filters.
+	if !known && m.method == usageMethod {
+		return g.tellUsage(c, p, m), bsn.MethodLocal, 0
+	}
 	if !known {
 		return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available: chain %s does not offer it here", clipName(m.method), p.chain.Name), classNone, 0
 	}

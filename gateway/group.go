@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"github.com/openbsn/bsn"
 )
 
 // group are the subscribers of one tail that hear the same: heads, logs of the
@@ -105,16 +104,10 @@ func (g *group) attach(s *subscription) {
 }
 
 // charge counts notifications before they go out: one row for all of a key.
-// What cannot be counted must not go out.
-func (g *group) charge(c *caller, notifications int) error {
-	if units := notifications * g.units; units > 0 {
-		return g.tail.g.meter.record(c, g.tail.chain, classNotify, units, outcomeOK, 0)
-	}
-	return nil
+// What cannot be counted, or is beyond the quota, must not go out.
+func (g *group) charge(c *caller, notifications int) *ending {
+	return g.tail.g.chargeNotices(c, g.tail.chain, notifications*g.units)
 }
-
-// classNotify stands for what subscriptions bring.
-const classNotify bsn.MethodClass = "notify"
 
 // refuse notes that the node does not tell this group anything.
 func (g *group) refuse(failure []byte) {
@@ -258,15 +251,22 @@ func (g *group) send(texts [][]byte) {
 		return
 	}
 	g.tail.g.meter.notices.WithLabelValues(g.tail.chain).Add(float64(len(texts) * len(g.subs)))
-	for _, p := range g.payers {
-		if g.charge(p.caller, p.count*len(texts)) != nil {
-			for _, s := range g.subs {
-				s.socket.end(websocket.StatusTryAgainLater, closeUncounted)
+	var refused map[payerKey]*ending
+	for k, p := range g.payers {
+		if e := g.charge(p.caller, p.count*len(texts)); e != nil {
+			if refused == nil {
+				refused = map[payerKey]*ending{}
 			}
-			return
+			refused[k] = e
 		}
 	}
 	for i, s := range g.subs {
+		if refused != nil {
+			if e := refused[s.payer()]; e != nil {
+				s.socket.endFor(e)
+				continue
+			}
+		}
 		for _, text := range texts {
 			s.socket.notify(s, text)
 		}
@@ -284,9 +284,9 @@ func (t *tail) serve(ctx context.Context, s *subscription) error {
 		if err != nil {
 			return err
 		}
-		if err := s.group.charge(&s.socket.caller, len(texts)); err != nil {
-			s.socket.end(websocket.StatusTryAgainLater, closeUncounted)
-			return err
+		if e := s.group.charge(&s.socket.caller, len(texts)); e != nil {
+			s.socket.endFor(e)
+			return errClosed
 		}
 		for _, text := range texts {
 			if err := s.socket.pass(s, text, true); err != nil {

@@ -162,7 +162,13 @@ func take(now time.Duration, units int, levels []level) (s spent, a answer, ok b
 // use, and from further levels. The answer holds what is left to them.
 func (g *Gateway) limit(c caller, units int, further ...level) (answer, bool) {
 	var room [4]level
-	levels := room[:0]
+	s, a, ok := take(c.at.Sub(epoch), units, append(g.levels(room[:0], c), further...))
+	a.spent = s
+	return a, ok
+}
+
+// levels appends the allowances of a caller's key and project.
+func (g *Gateway) levels(levels []level, c caller) []level {
 	if l := c.limits; l != (bsn.Limits{}) {
 		levels = append(levels, level{
 			g.allowances.get(c.own), float64(l.RequestsPerSecond), float64(l.UnitsPerSecond), "key ", c.key.ID,
@@ -172,13 +178,10 @@ func (g *Gateway) limit(c caller, units int, further ...level) (answer, bool) {
 		}
 	}
 	l := c.project.Limits
-	levels = append(levels, level{
+	return append(levels, level{
 		g.allowances.get(c.id), float64(cmp.Or(l.RequestsPerSecond, g.cfg.RequestsPerSecond)),
 		float64(cmp.Or(l.UnitsPerSecond, g.cfg.UnitsPerSecond)), "project ", c.id,
 	})
-	s, a, ok := take(c.at.Sub(epoch), units, append(levels, further...))
-	a.spent = s
-	return a, ok
 }
 
 // retrySeconds is a wait as Retry-After states it: whole seconds, at least one.

@@ -91,14 +91,20 @@ func (q *queue) begin() (start bool) {
 	return start
 }
 
-// finish drops what waits, for the frame that closes the connection.
-func (q *queue) finish(code websocket.StatusCode, reason string) (start bool) {
+// finish adds the frame that closes the connection. What waits is dropped, unless there
+// is a last message to come after it.
+func (q *queue) finish(code websocket.StatusCode, reason string, last []byte) (start bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.finished {
 		return false
 	}
-	q.finished, q.items, q.bytes = true, nil, 0
+	q.finished = true
+	if last == nil {
+		q.items, q.bytes = nil, 0
+	} else {
+		q.add(outgoing{op: ws.OpText, text: last})
+	}
 	q.add(outgoing{op: ws.OpClose, text: ws.NewCloseFrameBody(ws.StatusCode(code), reason)})
 	q.room.Broadcast()
 	return q.begin()

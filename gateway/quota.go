@@ -41,10 +41,7 @@ func (g *Gateway) quota(c *caller, units int) (answer, bool) {
 	if most == (bsn.Quota{}) {
 		return answer{}, true
 	}
-	q, err := g.quotas.Add(c.id, func() (*quota, error) {
-		q := &quota{}
-		return q, g.lookAtQuotas(map[string]*quota{c.id: q})
-	})
+	q, err := g.quotaOf(c.id)
 	if err != nil {
 		return unmetered(err), false
 	}
@@ -60,12 +57,30 @@ func (g *Gateway) quota(c *caller, units int) (answer, bool) {
 	}
 	q.reserved.Add(-int64(units))
 	now := g.directory.now().UTC()
-	ends := time.Date(now.Year(), now.Month(), now.Day()+1, 0, 0, 0, 0, time.UTC)
+	ends := endOfDay(now)
 	if span == "month" {
-		ends = time.Date(now.Year(), now.Month()+1, 1, 0, 0, 0, 0, time.UTC)
+		ends = endOfMonth(now)
 	}
 	return exceed(over, ends.Sub(now), "project %s has used %d of its %d compute units of this %s, and this call costs %d: the next %s begins at %s",
 		c.id, taken-int64(units), limit, span, units, span, ends.Format(time.RFC3339)), false
+}
+
+// quotaOf finds what a project with a quota used.
+func (g *Gateway) quotaOf(id string) (*quota, error) {
+	return g.quotas.Add(id, func() (*quota, error) {
+		q := &quota{}
+		return q, g.lookAtQuotas(map[string]*quota{id: q})
+	})
+}
+
+func endOfDay(t time.Time) time.Time {
+	t = t.UTC()
+	return time.Date(t.Year(), t.Month(), t.Day()+1, 0, 0, 0, 0, time.UTC)
+}
+
+func endOfMonth(t time.Time) time.Time {
+	t = t.UTC()
+	return time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
 }
 
 // quotaDone ends what quota began.

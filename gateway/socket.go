@@ -33,8 +33,7 @@ const (
 	closeReplaced  = "gateway is replaced by a newer one: connect again"
 	closeUncounted = "gateway cannot count what it sends: connect again later, or to another city"
 	closeSlow      = "client reads too slowly"
-	closeKey       = "key has been revoked or has expired, or its restrictions have changed: connect again"
-	closeToken     = "token has ended: connect again with another"
+	closeChanged   = "restrictions of the key have changed: connect again"
 	closeAlone     = "the ledger has not been heard of for too long: connect again later, or to another city"
 	closeUpstream  = "node was lost: connect and subscribe again"
 )
@@ -77,6 +76,7 @@ func (g *Gateway) serveSocket(w http.ResponseWriter, r *http.Request) {
 		g.reply(w, nil, bad)
 		return
 	}
+	g.left(c).tell(w.Header())
 	conn, reader, err := upgrade(w, r)
 	if err != nil {
 		return // upgrade has answered
@@ -162,8 +162,14 @@ func (s *socket) leaveFor(err error) {
 // is dropped. The client is given a moment to take leave; then the reading ends,
 // and with it everything.
 func (s *socket) end(code websocket.StatusCode, reason string) {
+	s.endFor(&ending{code: code, reason: reason})
+}
+
+// endFor is end. With a last message what waits goes out before it, since it has been
+// paid for.
+func (s *socket) endFor(e *ending) {
 	s.ending.Do(func() {
-		if s.out.finish(code, reason) {
+		if s.out.finish(e.code, e.reason, e.last) {
 			go s.writeAll()
 		}
 		_ = s.conn.SetDeadline(time.Now().Add(socketClose)) // it fails if the connection is gone
@@ -214,9 +220,9 @@ func closeReason(err error) string {
 func (s *socket) answer(ctx context.Context, text []byte, opened *[]opening) []byte {
 	// The key and the chain are looked up anew for each message, so that what the
 	// ledger changed holds for connections that are already open.
-	c, _, ok := s.g.recheck(s.caller)
+	c, bad, ok := s.g.recheck(s.caller)
 	if !ok {
-		s.end(websocket.StatusPolicyViolation, s.refusal())
+		s.endFor(endRefused(bad))
 		return nil
 	}
 	p, bad, ok := s.g.route(s.chain)
@@ -239,14 +245,6 @@ func (s *socket) answer(ctx context.Context, text []byte, opened *[]opening) []b
 	return appendReply(nil, m.id, a)
 }
 
-// refusal is why the caller is not let in any more.
-func (s *socket) refusal() string {
-	if s.caller.signer != "" {
-		return closeToken
-	}
-	return closeKey
-}
-
 // push queues a message, and starts the writer if there is none.
 func (s *socket) push(o outgoing, wait bool) error {
 	start, err := s.out.push(o, wait)
@@ -259,18 +257,25 @@ func (s *socket) push(o outgoing, wait bool) error {
 // recheckSockets ends the connections of callers that are not let in any more.
 func (g *Gateway) recheckSockets() {
 	g.sockets.Range(func(one, _ any) bool {
-		if s := one.(*socket); !s.good() {
-			s.end(websocket.StatusPolicyViolation, s.refusal())
+		s := one.(*socket)
+		if against := s.against(); against != nil {
+			s.endFor(against)
 		}
 		return true
 	})
 }
 
-// good tells whether the caller would still be let in, and as before: what was
-// subscribed to under other restrictions does not go on.
-func (s *socket) good() bool {
-	c, _, ok := s.g.recheck(s.caller)
-	return ok && (c.project == s.caller.project || reflect.DeepEqual(c.key.Restrictions, s.caller.key.Restrictions))
+// against is why the caller would not be let in any more, or not as before: what was
+// subscribed to under other restrictions does not go on. Nil: nothing.
+func (s *socket) against() *ending {
+	c, bad, ok := s.g.recheck(s.caller)
+	switch {
+	case !ok:
+		return endRefused(bad)
+	case c.project != s.caller.project && !reflect.DeepEqual(c.key.Restrictions, s.caller.key.Restrictions):
+		return &ending{code: websocket.StatusPolicyViolation, reason: closeChanged}
+	}
+	return nil
 }
 
 // pass queues a notification, whose bytes others may have too.
@@ -341,14 +346,14 @@ func (g *Gateway) look(s *socket) {
 		s.retiring.Do(func() { go s.retire() })
 	}
 	silent := time.Since(time.Unix(0, s.in.heard.Load()))
-	good := s.good()
+	against := s.against()
 	switch {
 	case g.draining.Err() != nil:
 		s.end(websocket.StatusGoingAway, closeDraining)
 	case g.hearing().Err() != nil:
 		s.end(websocket.StatusTryAgainLater, closeAlone)
-	case !good:
-		s.end(websocket.StatusPolicyViolation, s.refusal())
+	case against != nil:
+		s.endFor(against)
 	case silent > socketPing+g.cfg.UpstreamTimeout+socketWrite:
 		// While all slots are taken nothing is read, the pong neither.
 		s.conn.Close()

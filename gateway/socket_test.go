@@ -290,7 +290,7 @@ func TestQueue(t *testing.T) {
 		t.Error(err)
 	}
 	go wait()
-	q.finish(websocket.StatusGoingAway, "bye")
+	q.finish(websocket.StatusGoingAway, "bye", nil)
 	if err := <-waited; err != errClosed {
 		t.Errorf("after the end: %v", err)
 	}

@@ -243,9 +243,9 @@ func (s *subscription) start(ctx context.Context) error {
 		}
 	}
 	s.turn = nil
-	if err := s.group.charge(&s.socket.caller, len(s.held)); err != nil {
-		s.socket.end(websocket.StatusTryAgainLater, closeUncounted)
-		return err
+	if e := s.group.charge(&s.socket.caller, len(s.held)); e != nil {
+		s.socket.endFor(e)
+		return errClosed
 	}
 	for _, text := range s.held {
 		if err := s.socket.pass(s, text, true); err != nil {
@@ -317,6 +317,7 @@ func (s *socket) count() int {
 // private is a subscription or filter on the connection's own feed.
 type private struct {
 	socket *socket
+	units  int // of each notification
 
 	mu      sync.Mutex
 	started bool
@@ -333,7 +334,7 @@ func (p *private) offer(text []byte) {
 	defer p.mu.Unlock()
 	switch {
 	case p.started:
-		p.socket.notify(nil, text)
+		p.pass(text)
 	case len(p.held) < privateHeld:
 		p.held = append(p.held, text)
 	default:
@@ -347,10 +348,19 @@ func (p *private) start(context.Context) error {
 	defer p.mu.Unlock()
 	p.started = true
 	for _, text := range p.held {
-		p.socket.notify(nil, text)
+		p.pass(text)
 	}
 	p.held = nil
 	return nil
+}
+
+// pass notifies the client of what it pays for.
+func (p *private) pass(text []byte) {
+	if e := p.socket.g.chargeNotices(&p.socket.caller, p.socket.chain, p.units); e != nil {
+		p.socket.endFor(e)
+		return
+	}
+	p.socket.notify(nil, text)
 }
 
 // ask passes a call to the connection's own node. If that is lost, the connection
@@ -360,7 +370,7 @@ func (s *socket) ask(ctx context.Context, p *pool, m message, opened *[]opening)
 	if err != nil {
 		return unavailable(ctx, p.chain, err)
 	}
-	sub := &private{socket: s}
+	sub := &private{socket: s, units: p.methods.Methods[m.method].Notify}
 	a, err := f.call(ctx, m.method, m.params, func(text, _ []byte) { sub.offer(text) })
 	if err != nil {
 		return unavailable(ctx, p.chain, err)

@@ -18,9 +18,10 @@ import (
 
 // Names in a journal's folder.
 const (
-	extension  = ".journal"
-	temporary  = ".segment-" // of one that is not ready yet
-	lockName   = "lock"
+	extension = ".journal"
+	temporary = ".segment-" // of one that is not ready yet
+	// LockName is the file that is held by who makes a segment or closes a period.
+	LockName   = "lock"
 	closedName = "closed"
 )
 
@@ -173,7 +174,7 @@ func lock(dir string, how int) (unlock func(), err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make journal's folder: %w", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, LockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock journal: %w", err)
 	}
