@@ -26,6 +26,9 @@ const (
 	// come at the latest, and ReceiptRetention how long it is kept.
 	MaxReceiptAge    = 7 * 24 * time.Hour
 	ReceiptRetention = 92 * 24 * time.Hour
+	// LastReceiptAge is how long after a city's eviction its operator may still put its
+	// last receipt on the ledger.
+	LastReceiptAge = 24 * time.Hour
 )
 
 // Receipt is what a city metered in a period, signed by the city. It has several
@@ -38,7 +41,8 @@ type Receipt struct {
 	Part  int   `json:"part"` // from 1
 	Parts int   `json:"parts"`
 	// Charges are what each account used, in order of name, and Projects what each
-	// project did, in order of id.
+	// project did, in order of id. The last receipt of a city that was evicted charges
+	// less where it says more of a project than any receipt of that city did before.
 	Charges  []Charge     `json:"charges"`
 	Projects []ProjectUse `json:"projects"`
 	// Received is the ledger time at which it came, in Unix seconds.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/city/api"
+	"github.com/openbsn/bsn/gateway/journal"
 	"github.com/openbsn/bsn/ledger"
 	"github.com/openbsn/bsn/ledger/key"
 	"github.com/openbsn/bsn/runtime/process"
@@ -218,6 +219,8 @@ func partOf(name string, d fs.DirEntry) backupPart {
 		return partPlain
 	case strings.HasPrefix(base, ".") || strings.HasPrefix(base, "daemon.l") || strings.HasSuffix(base, ".sock") || strings.HasSuffix(base, ".ipc"):
 		return partNone
+	case parts[0] == "receipts":
+		return partPlain // rows, for proofs
 	case parts[0] == "artifacts":
 		return partArtifact
 	case parts[0] == "ledger":
@@ -260,6 +263,11 @@ func nodePart(parts []string, d fs.DirEntry) backupPart {
 		return partPlain // walked
 	case parts[1] == "records.json":
 		return partPlain
+	case parts[0] == gatewayID && parts[1] == journalFolder:
+		if base := parts[len(parts)-1]; base == journal.LockName {
+			return partNone
+		}
+		return partPlain // what is not billed yet
 	case parts[1] == "state.json" || parts[1] == "spec.json" || parts[1] == "log" || parts[1] == "tmp":
 		return partNone
 	case len(parts) == 2 && !d.IsDir():

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -57,7 +58,9 @@ type daemon struct {
 	fetches   fetches
 	dialled   dialled
 	departure departure
-	link      linked
+	// settling is held by who puts receipts on the ledger.
+	settling sync.Mutex
+	link     linked
 	// tried is when a node key was taken last.
 	tried time.Time
 }

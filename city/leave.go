@@ -29,6 +29,8 @@ var errEnded = errors.New("city is no part of the network any more")
 type departure struct {
 	mu    sync.Mutex
 	waits []string
+	// last: the gateway has ended for good, and the period that is open is settled.
+	last bool
 	// put is when the daemon learned that its city was put out, at which height.
 	put    time.Time
 	height int64
@@ -44,6 +46,18 @@ func (l *departure) get() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.waits
+}
+
+func (l *departure) setLast() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = true
+}
+
+func (l *departure) isLast() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
 }
 
 // drain keeps the node of a chain whose committee the city is out of until the
@@ -77,10 +91,14 @@ func (d *daemon) drain(ctx context.Context, self bsn.City, c bsn.Chain) string {
 }
 
 // leave brings a leaving city one step further; waits is what its chains wait for.
-// With nothing left to wait for it tells the ledger that it has left.
-func (d *daemon) leave(v view, self bsn.City, waits []string) []ledger.Message {
+// With nothing left to wait for its gateway ends, and once all that this has counted is
+// billed it tells the ledger that it has left.
+func (d *daemon) leave(ctx context.Context, v view, self bsn.City, waits []string) []ledger.Message {
 	if rest := time.Unix(self.Until, 0).Sub(v.time); rest > 0 {
 		waits = append(waits, fmt.Sprintf("notice: until %s its gateway answers, or says where else its chains are", time.Unix(self.Until, 0).UTC().Format(time.RFC3339)))
+	}
+	if len(waits) == 0 {
+		waits = d.settleLast(ctx)
 	}
 	d.departure.set(waits)
 	for _, w := range waits {
@@ -132,6 +150,9 @@ func (d *daemon) end(ctx context.Context, self bsn.City) error {
 				return err
 			}
 		}
+	}
+	if self.Status == bsn.CityEvicted {
+		d.try("receipts", d.keepLast(ctx, self))
 	}
 	if err := d.home.update(func(s *State) { s.Ended = word }); err != nil {
 		return err

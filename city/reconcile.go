@@ -123,14 +123,16 @@ func (d *daemon) step(ctx context.Context, v view) error {
 	if c := d.addresses(self); c.API != self.API || c.Gateway != self.Gateway || !slices.Equal(c.Link, self.Link) {
 		say = append(say, ledger.UpdateCity(c.API, c.Gateway, c.Link))
 	}
-	d.try("gateway", d.startGateway(ctx))
+	if !d.departure.isLast() {
+		d.try("gateway", d.startGateway(ctx))
+	}
 	d.try("keys", d.rotate(ctx, v, self))
 	d.try("link", d.acquaint(inTouch(v), v.chains))
 	d.try("peers", d.connect(v, self))
 	of, waits := d.chains(ctx, v, self)
 	say = append(say, of...)
 	if self.Status == bsn.CityLeaving {
-		say = append(say, d.leave(v, self, waits)...)
+		say = append(say, d.leave(ctx, v, self, waits)...)
 	} else {
 		say = append(say, d.apps(ctx, v, self)...)
 	}

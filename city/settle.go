@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,12 +76,17 @@ func (d *daemon) settle(ctx context.Context) {
 
 // settleNext brings the oldest period that is over one step further.
 func (d *daemon) settleNext(ctx context.Context) error {
+	d.settling.Lock()
+	defer d.settling.Unlock()
 	v := d.mirror.view()
 	if !v.fresh || !v.cities[d.home.Name].Status.Member() {
 		return nil
 	}
 	dir, err := d.journalDir()
 	if err != nil {
+		return err
+	}
+	if err := d.missRows(ctx, dir); err != nil {
 		return err
 	}
 	if err := d.sweep(dir, v.time, sweepAge); err != nil {
@@ -96,16 +102,21 @@ func (d *daemon) settleNext(ctx context.Context) error {
 	return d.bill(ctx, v, s)
 }
 
-// closePeriod writes down what was counted in the oldest period that is over. The
+// closePeriod writes down what was counted in the oldest period that is over or, where
+// the city's last receipt is due, that is open still: this is cut short then. The
 // zero settlement: there is none.
 func (d *daemon) closePeriod(ctx context.Context, v view, dir string) (s settlement, err error) {
-	over := func(f journal.File) bool { return time.Unix(f.Until, 0).Add(settleGrace).Before(v.time) }
+	last := d.departure.isLast()
+	over := func(f journal.File) bool {
+		return last || time.Unix(f.Until, 0).Add(settleGrace).Before(v.time)
+	}
 	files, err := journal.Read(dir)
 	if err != nil || !slices.ContainsFunc(files, over) || !d.takesReceipts(ctx) {
 		return s, err
 	}
 	// What is settled must not be found again.
-	if err := d.sweep(dir, v.time, 0); err != nil {
+	settled, err := d.forgetSettled(dir, v.time)
+	if err != nil {
 		return s, err
 	}
 	if files, err = journal.Read(dir); err != nil || !slices.ContainsFunc(files, over) {
@@ -123,9 +134,15 @@ func (d *daemon) closePeriod(ctx context.Context, v view, dir string) (s settlem
 		return s, nil
 	}
 	until := oldest.Until
+	if last {
+		until = min(until, v.time.Unix())
+	}
+	if until <= settled {
+		return s, nil // the ledger's time goes on
+	}
 	for _, f := range files {
 		if f.Live {
-			return s, fmt.Errorf("a gateway that runs still counts in the period until %s", time.Unix(until, 0).UTC().Format(time.RFC3339))
+			return s, fmt.Errorf("a gateway that runs still counts in the period until %s", time.Unix(oldest.Until, 0).UTC().Format(time.RFC3339))
 		}
 		if f.Damage != "" {
 			d.log.Error("part of the gateway's journal cannot be read and is not billed", "file", f.Name, "damage", f.Damage)
@@ -139,13 +156,10 @@ func (d *daemon) closePeriod(ctx context.Context, v view, dir string) (s settlem
 	if err != nil {
 		return settlement{}, err
 	}
-	s.Until, s.Rows = until, rows
-	if len(s.Rows) == 0 || v.time.Sub(time.Unix(until, 0)) > bsn.MaxReceiptAge {
-		if len(s.Rows) > 0 {
-			d.log.Error("a period is too old to be billed", "until", time.Unix(until, 0).UTC(), "rows", len(s.Rows))
-		}
+	if len(rows) == 0 {
 		return settlement{}, journal.Remove(dir, s.Files)
 	}
+	s.Until, s.Rows = until, rows
 	return s, writeSettlement(d.home.receipts(pendingName), s)
 }
 
@@ -181,10 +195,8 @@ func (d *daemon) bill(ctx context.Context, v view, s settlement) error {
 	if err != nil {
 		return err
 	}
-	parts := slices.Collect(slices.Chunk(uses, bsn.MaxReceiptProjects))
 	_, client := d.own.get()
-	for i, part := range parts {
-		r := bsn.Receipt{City: d.home.Name, Until: s.Until, Part: i + 1, Parts: len(parts), Projects: part}
+	for _, r := range partsOf(d.home.Name, s.Until, uses) {
 		if done, err := d.billed(ctx, r); err != nil || done {
 			if err != nil {
 				return d.setAside(v, s, err)
@@ -195,7 +207,7 @@ func (d *daemon) bill(ctx context.Context, v view, s settlement) error {
 		_, err := client.Write(write, ledger.PutReceipt(r))
 		cancel()
 		if err != nil {
-			return fmt.Errorf("put the receipt until %d on the ledger: %w", s.Until, err)
+			return d.setAside(v, s, fmt.Errorf("put the receipt until %d on the ledger: %w", s.Until, err))
 		}
 	}
 	pending, now := d.home.receipts(pendingName), time.Now()
@@ -287,6 +299,91 @@ func (d *daemon) sweep(dir string, now time.Time, age time.Duration) error {
 	return nil
 }
 
+// forgetSettled deletes all of the journal's files that receipts have, and tells until
+// when these are.
+func (d *daemon) forgetSettled(dir string, now time.Time) (until int64, err error) {
+	if err := d.sweep(dir, now, 0); err != nil {
+		return 0, err
+	}
+	names, err := d.settled()
+	if err != nil || len(names) == 0 {
+		return 0, err
+	}
+	// Files of older receipts come with a backup that was made while they were settled.
+	until, _ = settledUntil(names[len(names)-1])
+	files, err := journal.Read(dir)
+	var old []string
+	for _, f := range files {
+		if f.Until <= until && !f.Live {
+			old = append(old, f.Name)
+		}
+	}
+	if err != nil || len(old) == 0 {
+		return until, err
+	}
+	return until, journal.Remove(dir, old)
+}
+
+// missRows says once which rows are not here though their receipts are on the ledger:
+// those since the backup that the city was restored from. Nothing more is counted in
+// their periods.
+func (d *daemon) missRows(ctx context.Context, dir string) error {
+	if !d.asked.changed("missed", "receipts", "") {
+		return nil
+	}
+	missing, newest := map[int64]bool{}, int64(0)
+	err := func() error {
+		names, err := d.settled()
+		if err != nil {
+			return err
+		}
+		for after := d.home.Name + "/"; ; {
+			page, _, err := d.ledger.List(ctx, bsn.KindReceipt, after, 0)
+			if err != nil {
+				return err
+			}
+			for _, c := range page {
+				var r bsn.Receipt
+				if err := json.Unmarshal(c.Record, &r); err != nil {
+					return fmt.Errorf("decode receipt %q: %w", c.ID, err)
+				}
+				if r.City != d.home.Name {
+					return nil
+				}
+				newest = max(newest, r.Until)
+				if after = c.ID; !slices.Contains(names, settledName(r.Until)) {
+					missing[r.Until] = true
+				}
+			}
+			if len(page) == 0 {
+				return nil
+			}
+		}
+	}()
+	if err == nil && newest > 0 {
+		err = journal.Close(dir, newest)
+	}
+	if err != nil {
+		d.asked.forget("missed", "receipts")
+		return err
+	}
+	// The newest may be about to be kept.
+	if pending, err := readSettlement(d.home.receipts(pendingName)); err == nil {
+		delete(missing, pending.Until)
+	}
+	if len(missing) > 0 {
+		d.log.Warn("this city has receipts on the ledger whose rows are not here: nobody can look at them any more",
+			"receipts", len(missing), "newest", time.Unix(slices.Max(slices.Collect(maps.Keys(missing))), 0).UTC())
+	}
+	return nil
+}
+
+// has tells whether a file of the journal is among those that a settlement is from, or
+// older than they are.
+func (s settlement) has(f journal.File) bool {
+	return f.Until <= s.Until || slices.Contains(s.Files, f.Name)
+}
+
 // settled names the files of settled periods, oldest first.
 func (d *daemon) settled() (names []string, err error) {
 	entries, err := os.ReadDir(d.home.receipts(""))
@@ -323,23 +420,10 @@ func (d *daemon) usage(project string, until int64) ([]receipt.Proven, error) {
 		}
 		return receipt.Prove(of(s.Rows))
 	}
-	names, err := d.settled()
+	files, err := d.open()
 	if err != nil {
 		return nil, err
 	}
-	last := int64(0)
-	if len(names) > 0 {
-		last, _ = settledUntil(names[len(names)-1])
-	}
-	dir, err := d.journalDir()
-	if err != nil {
-		return nil, err
-	}
-	files, err := journal.Read(dir)
-	if err != nil {
-		return nil, err
-	}
-	files = slices.DeleteFunc(files, func(f journal.File) bool { return f.Until <= last })
 	var out []receipt.Proven
 	for i, r := range of(journal.Rows(files)) {
 		out = append(out, receipt.Proven{UsageRow: r, Index: i})

@@ -124,6 +124,75 @@ func TestReceipts(t *testing.T) {
 	}
 }
 
+// A city that was evicted has one receipt left, by its operator, until then and soon
+// after; and what it says beyond what it said before is not charged.
+func TestLastReceiptOfAnEvictedCity(t *testing.T) {
+	t.Parallel()
+	m := billing(t)
+	alice := m.client(t, "alice")
+	of := func(until int64, uses ...bsn.ProjectUse) bsn.Receipt {
+		r := metered(until, uses...)
+		r.City = "city-1"
+		return r
+	}
+	now := m.time.Unix()
+	m.write(t, m.cities[1], PutReceipt(of(now-20, spent("alice/main", 30), spent("bob/main", 4))))
+	m.write(t, m.cities[1], PutReceipt(of(now-10, spent("alice/main", 10))))
+	before := read[bsn.Usage](t, m, bsn.KindUsage, "alice/main")
+	m.pass(t, EvictCity("city-1"))
+	since := m.city(t, 1).Since
+	good := of(since, spent("alice/main", 25), spent("alice/side", 1000), spent("bob/main", 7))
+
+	m.refuses(t, m.cities[1], "was evicted", PutReceipt(good)) // its own key writes no more
+	m.refuses(t, m.operators[0], "is of operator", PutReceipt(good))
+	m.refuses(t, alice, "takes the key of", PutReceipt(good))
+	for _, until := range []int64{now - 5, since - 1, since + 1} {
+		m.refuses(t, m.operators[1], "its last receipt is until", PutReceipt(of(until, spent("bob/main", 1))))
+	}
+	m.write(t, m.operators[1], PutReceipt(good))
+	r := read[bsn.Receipt](t, m, bsn.KindReceipt, good.ID())
+	want := []bsn.Charge{{Account: "alice", Units: 25}, {Account: "bob", Units: 4}}
+	if !slices.Equal(r.Charges, want) || !slices.Equal(r.Projects, good.Projects) {
+		t.Errorf("charges %+v, want %+v; projects %+v", r.Charges, want, r.Projects)
+	}
+	if u := read[bsn.Usage](t, m, bsn.KindUsage, "alice/main"); u.Units != before.Units+25 {
+		t.Errorf("usage %+v after %+v", u, before)
+	}
+	if u := read[bsn.Usage](t, m, bsn.KindUsage, "alice/side"); u.Units != 0 {
+		t.Errorf("charged for what it never served before: %+v", u)
+	}
+
+	// Once only, also from an exported state; the same again changes nothing.
+	m.write(t, m.operators[1], PutReceipt(good))
+	m.refuses(t, m.operators[1], "nothing is billed twice", PutReceipt(of(since, spent("alice/main", 26))))
+	m.compare(t)
+	m.restart(t, m.export(t))
+	m.write(t, m.client(t, "op1"), PutReceipt(good))
+	m.refuses(t, m.client(t, "op1"), "nothing is billed twice", PutReceipt(of(since, spent("alice/main", 26))))
+	m.rest(t)
+}
+
+// Later than a day after the eviction, after a city has left, and where the operator is
+// evicted itself, there is no last receipt.
+func TestNoLastReceipt(t *testing.T) {
+	t.Parallel()
+	m := running(t)
+	m.write(t, m.client(t, "alice"), SetProject(bsn.Project{Name: "main"}))
+	last := func(i int) bsn.Receipt {
+		r := metered(m.city(t, i).Since, spent("alice/main", 0))
+		r.City = fmt.Sprintf("city-%d", i)
+		return r
+	}
+	m.pass(t, EvictOperator("op-3"))
+	m.refuses(t, m.operators[3], "was evicted", PutReceipt(last(3)))
+	m.write(t, m.operators[2], LeaveCity("city-2", 0))
+	m.write(t, m.operators[2], EndCity("city-2"))
+	m.refuses(t, m.operators[2], "meters nothing any more", PutReceipt(last(2)))
+	m.pass(t, EvictCity("city-1"))
+	m.time = m.time.Add(bsn.LastReceiptAge)
+	m.refuses(t, m.operators[1], "too late", PutReceipt(last(1)))
+}
+
 // Empty blocks change nothing, whatever was billed before.
 func TestReceiptsLeaveEmptyBlocksEmpty(t *testing.T) {
 	t.Parallel()

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"cosmossdk.io/collections"
@@ -27,9 +28,13 @@ import (
 // StoreKey names the module's store.
 const StoreKey = "bsn-receipt"
 
+// receiptsAt is the prefix of the receipts in the store.
+const receiptsAt = 1
+
 const (
 	maxParts  = 999
 	maxAge    = int64(bsn.MaxReceiptAge / time.Second)
+	lastAge   = int64(bsn.LastReceiptAge / time.Second)
 	retention = int64(bsn.ReceiptRetention / time.Second)
 	// forget is how many of a city's old receipts one that comes removes at most: more
 	// than it adds.
@@ -47,6 +52,9 @@ type Keeper struct {
 	Receipts  record.Table[bsn.Receipt]
 	Usage     record.Table[bsn.Usage]
 	last      collections.Map[string, last] // by city
+	// most is the most that a receipt of a city charged a project, by city and project,
+	// in compute units.
+	most collections.Map[string, uint64]
 }
 
 // last is the newest part of a city's receipts.
@@ -62,12 +70,16 @@ type last struct {
 func NewKeeper(store corestore.KVStoreService, operators *operator.Keeper, accounts *account.Keeper) *Keeper {
 	k := &Keeper{operators: operators, accounts: accounts}
 	record.Schema(store, func(sb *collections.SchemaBuilder) {
-		k.Receipts = record.NewTable[bsn.Receipt](sb, 1, bsn.KindReceipt)
+		k.Receipts = record.NewTable[bsn.Receipt](sb, receiptsAt, bsn.KindReceipt)
 		k.Usage = record.NewTable[bsn.Usage](sb, 2, bsn.KindUsage)
 		k.last = collections.NewMap(sb, collections.NewPrefix(3), "last", collections.StringKey, record.JSON[last]())
+		k.most = collections.NewMap(sb, collections.NewPrefix(4), "most", collections.StringKey, collections.Uint64Value)
 	})
 	return k
 }
+
+// Key is where the module's store has a receipt, for proofs.
+func Key(id string) []byte { return append([]byte{receiptsAt}, id...) }
 
 // Put takes in a part of a city's receipt. The same part again changes nothing.
 func (k *Keeper) Put(ctx sdk.Context, m *pb.MsgReceipt) error {
@@ -75,15 +87,22 @@ func (k *Keeper) Put(ctx sdk.Context, m *pb.MsgReceipt) error {
 	if err != nil {
 		return err
 	}
-	if !c.Status.Member() {
-		return fmt.Errorf("city %q is %s: it meters nothing any more", c.Name, c.Status)
-	}
 	now := ctx.BlockTime().Unix()
 	r, err := read(m)
 	if err != nil {
 		return err
 	}
 	r.Received = now
+	charged := r.Projects
+	if !c.Status.Member() {
+		if err := final(c, r.Until, now); err != nil {
+			return err
+		}
+		if charged, err = k.capped(ctx, c.Name, r.Projects); err != nil {
+			return err
+		}
+		r.Charges = bsn.ChargesOf(charged)
+	}
 	if old, err := k.Receipts.Get(ctx, r.ID()); err == nil {
 		if r.Received = old.Received; reflect.DeepEqual(old, r) {
 			return nil
@@ -106,8 +125,8 @@ func (k *Keeper) Put(ctx sdk.Context, m *pb.MsgReceipt) error {
 	case r.Part == 1 && r.Until <= before.Until:
 		return fmt.Errorf("city %q has billed until %d: nothing is billed twice", c.Name, before.Until)
 	}
-	for _, p := range r.Projects {
-		if err := k.use(ctx, r, p); err != nil {
+	for _, p := range charged {
+		if err := k.use(ctx, r, p, c.Status.Member()); err != nil {
 			return err
 		}
 	}
@@ -146,8 +165,39 @@ func read(m *pb.MsgReceipt) (r bsn.Receipt, err error) {
 	return r, nil
 }
 
-// use adds to what a project used.
-func (k *Keeper) use(ctx context.Context, r bsn.Receipt, p bsn.ProjectUse) error {
+// final says what speaks against a receipt of a city that is out of the network. One
+// that left has settled before. One that was evicted has a single receipt left, by its
+// operator: of all that is open until the eviction, and soon after. An operator that was
+// evicted itself writes no more.
+func final(c bsn.City, until, now int64) error {
+	switch {
+	case c.Status != bsn.CityEvicted:
+		return fmt.Errorf("city %q is %s: it meters nothing any more", c.Name, c.Status)
+	case until != c.Since:
+		return fmt.Errorf("city %q was evicted: its last receipt is until %d, when that was, and not until %d", c.Name, c.Since, until)
+	case now > c.Since+lastAge:
+		return fmt.Errorf("city %q was evicted more than %d s ago: it is too late for its last receipt", c.Name, lastAge)
+	}
+	return nil
+}
+
+// capped lowers what a city says of projects to the most that one of its receipts charged
+// each of them while it was in the network: nobody can put out again who now says too
+// much, and so that is not worth anything.
+func (k *Keeper) capped(ctx context.Context, city string, projects []bsn.ProjectUse) ([]bsn.ProjectUse, error) {
+	out := slices.Clone(projects)
+	for i, p := range out {
+		most, err := k.most.Get(ctx, bsn.ID(city, p.Project))
+		if err != nil && !errors.Is(err, collections.ErrNotFound) {
+			return nil, fmt.Errorf("read what was charged before: %w", err)
+		}
+		out[i].Units = min(p.Units, most)
+	}
+	return out, nil
+}
+
+// use adds to what a project used, and remembers it if it is the most so far.
+func (k *Keeper) use(ctx context.Context, r bsn.Receipt, p bsn.ProjectUse, remember bool) error {
 	if has, err := k.accounts.Projects.Has(ctx, p.Project); err != nil || !has {
 		return errors.Join(err, fmt.Errorf("there is no project %.80q to bill", p.Project))
 	}
@@ -156,7 +206,18 @@ func (k *Keeper) use(ctx context.Context, r bsn.Receipt, p bsn.ProjectUse) error
 		return err
 	}
 	u.Project = p.Project
-	return k.Usage.Set(ctx, p.Project, u.Add(r.City, r.Until, p.Units))
+	if err := k.Usage.Set(ctx, p.Project, u.Add(r.City, r.Until, p.Units)); err != nil || !remember {
+		return err
+	}
+	id := bsn.ID(r.City, p.Project)
+	most, err := k.most.Get(ctx, id)
+	if err != nil && !errors.Is(err, collections.ErrNotFound) {
+		return fmt.Errorf("read what was charged before: %w", err)
+	}
+	if p.Units > most {
+		return k.most.Set(ctx, id, p.Units)
+	}
+	return nil
 }
 
 // forget removes some of a city's receipts that are kept no longer.
@@ -185,6 +246,7 @@ type state struct {
 	Receipts map[string]bsn.Receipt `json:"receipts,omitempty"`
 	Usage    map[string]bsn.Usage   `json:"usage,omitempty"`
 	Last     map[string]last        `json:"last,omitempty"`
+	Most     map[string]uint64      `json:"most,omitempty"`
 }
 
 func (k *Keeper) init(ctx sdk.Context, s state) error {
@@ -199,6 +261,11 @@ func (k *Keeper) init(ctx sdk.Context, s state) error {
 			return fmt.Errorf("store last receipt: %w", err)
 		}
 	}
+	for _, id := range record.SortedKeys(s.Most) {
+		if err := k.most.Set(ctx, id, s.Most[id]); err != nil {
+			return fmt.Errorf("store what was charged: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -207,6 +274,14 @@ func (k *Keeper) export(ctx sdk.Context) (s state, err error) {
 		return s, err
 	}
 	if s.Usage, err = k.Usage.Export(ctx); err != nil {
+		return s, err
+	}
+	s.Most = map[string]uint64{}
+	err = k.most.Walk(ctx, nil, func(id string, units uint64) (bool, error) {
+		s.Most[id] = units
+		return false, nil
+	})
+	if err != nil {
 		return s, err
 	}
 	s.Last = map[string]last{}
