@@ -409,6 +409,11 @@ func (h *Holder) LightBlock(ctx context.Context, height int64) ([]byte, error) {
 	return use(ctx, h, restartWait, func(ctx context.Context, n *Node, _ bool) ([]byte, error) { return n.LightBlock(ctx, height) })
 }
 
+// ProveReceipt is described with [Node.ProveReceipt].
+func (h *Holder) ProveReceipt(ctx context.Context, id string) (Proof, error) {
+	return use(ctx, h, restartWait, func(ctx context.Context, n *Node, _ bool) (Proof, error) { return n.ProveReceipt(ctx, id) })
+}
+
 // Snapshots implements Source.
 func (h *Holder) Snapshots(ctx context.Context) (offered []Snapshot, oldestBlock int64, err error) {
 	offered, err = use(ctx, h, restartWait, func(ctx context.Context, n *Node, _ bool) (offered []Snapshot, err error) {

@@ -172,6 +172,16 @@ func (c *Client) LightBlock(ctx context.Context, height int64) ([]byte, error) {
 	return r.Block, nil
 }
 
+// ProveReceipt asks for a receipt with its proof, which is to be verified
+// ([ledger.VerifyReceipt]).
+func (c *Client) ProveReceipt(ctx context.Context, id string) (ledger.Proof, error) {
+	r, err := call(ctx, c.service.ProveReceipt, &cityv1.ProveReceiptRequest{Id: id})
+	if err != nil {
+		return ledger.Proof{}, err
+	}
+	return ledger.Proof{Height: r.Height, Record: r.Record, Path: r.Path}, nil
+}
+
 // Snapshots implements ledger.Source, for cities.
 func (c *Client) Snapshots(ctx context.Context) (offered []ledger.Snapshot, oldestBlock int64, err error) {
 	r, err := call(ctx, c.service.Snapshots, &cityv1.SnapshotsRequest{})

@@ -29,6 +29,7 @@ type Ledger interface {
 	bsn.Ledger
 	ledger.Conn
 	ledger.Source
+	ProveReceipt(ctx context.Context, id string) (ledger.Proof, error)
 	// Who tells what kind of writer an address is, by what name and under whom.
 	// Error: ledger.ErrStranger.
 	Who(address string) (kind bsn.Kind, name, parent string, err error)
@@ -285,6 +286,14 @@ func (s service) LightBlock(ctx context.Context, r *connect.Request[cityv1.Light
 	}
 	b, err := s.c.Ledger.LightBlock(ctx, r.Msg.Height)
 	return answer(&cityv1.LightBlockResponse{Block: b}, err)
+}
+
+func (s service) ProveReceipt(ctx context.Context, r *connect.Request[cityv1.ProveReceiptRequest]) (*connect.Response[cityv1.ProveReceiptResponse], error) {
+	if err := writers(ctx); err != nil {
+		return nil, err
+	}
+	p, err := s.c.Ledger.ProveReceipt(ctx, r.Msg.Id)
+	return answer(&cityv1.ProveReceiptResponse{Height: p.Height, Record: p.Record, Path: p.Path}, err)
 }
 
 func (s service) Snapshots(ctx context.Context, _ *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error) {

@@ -21,7 +21,7 @@ import (
 
 func cityCommand(s *session) *cobra.Command {
 	c := &cobra.Command{Use: "city", Short: "make, join, start, list and leave with cities"}
-	c.AddCommand(cityRotate(s), cityInit(s), cityInvite(s), cityJoin(s), cityStart(s), cityStop(s), cityResync(s), cityList(s), cityLeave(s), cityEvict(s), cityDelete(s), cityRekey(s))
+	c.AddCommand(cityRotate(s), cityInit(s), cityInvite(s), cityJoin(s), cityStart(s), cityStop(s), cityResync(s), cityList(s), cityLeave(s), cityEvict(s), citySettle(s), cityDelete(s), cityRekey(s))
 	return c
 }
 

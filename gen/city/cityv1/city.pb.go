@@ -1671,6 +1671,114 @@ func (x *SnapshotChunkResponse) GetChunk() []byte {
 	return nil
 }
 
+type ProveReceiptRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "city/until/part"
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveReceiptRequest) Reset() {
+	*x = ProveReceiptRequest{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveReceiptRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveReceiptRequest) ProtoMessage() {}
+
+func (x *ProveReceiptRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveReceiptRequest.ProtoReflect.Descriptor instead.
+func (*ProveReceiptRequest) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ProveReceiptRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ProveReceiptResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The block whose header has the root.
+	Height int64 `protobuf:"varint,1,opt,name=height,proto3" json:"height,omitempty"`
+	// The receipt, in JSON.
+	Record []byte `protobuf:"bytes,2,opt,name=record,proto3" json:"record,omitempty"`
+	// A tendermint.crypto.ProofOps.
+	Path          []byte `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveReceiptResponse) Reset() {
+	*x = ProveReceiptResponse{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveReceiptResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveReceiptResponse) ProtoMessage() {}
+
+func (x *ProveReceiptResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveReceiptResponse.ProtoReflect.Descriptor instead.
+func (*ProveReceiptResponse) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ProveReceiptResponse) GetHeight() int64 {
+	if x != nil {
+		return x.Height
+	}
+	return 0
+}
+
+func (x *ProveReceiptResponse) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *ProveReceiptResponse) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
 type UsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "account/name"
@@ -1684,7 +1792,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1804,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[26]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1817,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{26}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UsageRequest) GetProject() string {
@@ -1736,7 +1844,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1748,7 +1856,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[27]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1761,7 +1869,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{27}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *UsageResponse) GetRows() []*UsageRow {
@@ -1786,7 +1894,7 @@ type UsageRow struct {
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1798,7 +1906,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1811,7 +1919,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{28}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UsageRow) GetKey() string {
@@ -1871,7 +1979,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1883,7 +1991,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1896,7 +2004,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{29}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApplyRequest) GetInvitation() string {
@@ -1965,7 +2073,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2085,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2098,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{30}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ApplyResponse) GetProposal() uint64 {
@@ -2162,7 +2270,13 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06format\x18\x02 \x01(\rR\x06format\x12\x14\n" +
 	"\x05index\x18\x03 \x01(\rR\x05index\"-\n" +
 	"\x15SnapshotChunkResponse\x12\x14\n" +
-	"\x05chunk\x18\x01 \x01(\fR\x05chunk\">\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"%\n" +
+	"\x13ProveReceiptRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"Z\n" +
+	"\x14ProveReceiptResponse\x12\x16\n" +
+	"\x06height\x18\x01 \x01(\x03R\x06height\x12\x16\n" +
+	"\x06record\x18\x02 \x01(\fR\x06record\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\fR\x04path\">\n" +
 	"\fUsageRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\x03R\x05until\":\n" +
@@ -2191,7 +2305,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06record\x18\x04 \x01(\fR\x06record\x12\x18\n" +
 	"\agenesis\x18\x05 \x01(\fR\agenesis\x12\x16\n" +
-	"\x06cities\x18\x06 \x03(\fR\x06cities2\xc4\x06\n" +
+	"\x06cities\x18\x06 \x03(\fR\x06cities2\x99\a\n" +
 	"\vCityService\x12A\n" +
 	"\x06Status\x12\x1a.bsn.city.v1.StatusRequest\x1a\x1b.bsn.city.v1.StatusResponse\x12=\n" +
 	"\x04Logs\x12\x18.bsn.city.v1.LogsRequest\x1a\x19.bsn.city.v1.LogsResponse0\x01\x12A\n" +
@@ -2203,7 +2317,8 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\n" +
 	"LightBlock\x12\x1e.bsn.city.v1.LightBlockRequest\x1a\x1f.bsn.city.v1.LightBlockResponse\x12J\n" +
 	"\tSnapshots\x12\x1d.bsn.city.v1.SnapshotsRequest\x1a\x1e.bsn.city.v1.SnapshotsResponse\x12V\n" +
-	"\rSnapshotChunk\x12!.bsn.city.v1.SnapshotChunkRequest\x1a\".bsn.city.v1.SnapshotChunkResponse\x12>\n" +
+	"\rSnapshotChunk\x12!.bsn.city.v1.SnapshotChunkRequest\x1a\".bsn.city.v1.SnapshotChunkResponse\x12S\n" +
+	"\fProveReceipt\x12 .bsn.city.v1.ProveReceiptRequest\x1a!.bsn.city.v1.ProveReceiptResponse\x12>\n" +
 	"\x05Usage\x12\x19.bsn.city.v1.UsageRequest\x1a\x1a.bsn.city.v1.UsageResponse\x12>\n" +
 	"\x05Apply\x12\x19.bsn.city.v1.ApplyRequest\x1a\x1a.bsn.city.v1.ApplyResponseB/Z-github.com/openbsn/bsn/gen/city/cityv1;cityv1b\x06proto3"
 
@@ -2219,7 +2334,7 @@ func file_bsn_city_v1_city_proto_rawDescGZIP() []byte {
 	return file_bsn_city_v1_city_proto_rawDescData
 }
 
-var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_bsn_city_v1_city_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: bsn.city.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: bsn.city.v1.StatusResponse
@@ -2247,11 +2362,13 @@ var file_bsn_city_v1_city_proto_goTypes = []any{
 	(*Snapshot)(nil),              // 23: bsn.city.v1.Snapshot
 	(*SnapshotChunkRequest)(nil),  // 24: bsn.city.v1.SnapshotChunkRequest
 	(*SnapshotChunkResponse)(nil), // 25: bsn.city.v1.SnapshotChunkResponse
-	(*UsageRequest)(nil),          // 26: bsn.city.v1.UsageRequest
-	(*UsageResponse)(nil),         // 27: bsn.city.v1.UsageResponse
-	(*UsageRow)(nil),              // 28: bsn.city.v1.UsageRow
-	(*ApplyRequest)(nil),          // 29: bsn.city.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 30: bsn.city.v1.ApplyResponse
+	(*ProveReceiptRequest)(nil),   // 26: bsn.city.v1.ProveReceiptRequest
+	(*ProveReceiptResponse)(nil),  // 27: bsn.city.v1.ProveReceiptResponse
+	(*UsageRequest)(nil),          // 28: bsn.city.v1.UsageRequest
+	(*UsageResponse)(nil),         // 29: bsn.city.v1.UsageResponse
+	(*UsageRow)(nil),              // 30: bsn.city.v1.UsageRow
+	(*ApplyRequest)(nil),          // 31: bsn.city.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 32: bsn.city.v1.ApplyResponse
 }
 var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	2,  // 0: bsn.city.v1.StatusResponse.ledger:type_name -> bsn.city.v1.LedgerStatus
@@ -2261,7 +2378,7 @@ var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	16, // 4: bsn.city.v1.ListResponse.records:type_name -> bsn.city.v1.Change
 	16, // 5: bsn.city.v1.FollowResponse.changes:type_name -> bsn.city.v1.Change
 	23, // 6: bsn.city.v1.SnapshotsResponse.snapshots:type_name -> bsn.city.v1.Snapshot
-	28, // 7: bsn.city.v1.UsageResponse.rows:type_name -> bsn.city.v1.UsageRow
+	30, // 7: bsn.city.v1.UsageResponse.rows:type_name -> bsn.city.v1.UsageRow
 	0,  // 8: bsn.city.v1.CityService.Status:input_type -> bsn.city.v1.StatusRequest
 	6,  // 9: bsn.city.v1.CityService.Logs:input_type -> bsn.city.v1.LogsRequest
 	8,  // 10: bsn.city.v1.CityService.Writer:input_type -> bsn.city.v1.WriterRequest
@@ -2272,22 +2389,24 @@ var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	19, // 15: bsn.city.v1.CityService.LightBlock:input_type -> bsn.city.v1.LightBlockRequest
 	21, // 16: bsn.city.v1.CityService.Snapshots:input_type -> bsn.city.v1.SnapshotsRequest
 	24, // 17: bsn.city.v1.CityService.SnapshotChunk:input_type -> bsn.city.v1.SnapshotChunkRequest
-	26, // 18: bsn.city.v1.CityService.Usage:input_type -> bsn.city.v1.UsageRequest
-	29, // 19: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
-	1,  // 20: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
-	7,  // 21: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
-	9,  // 22: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
-	11, // 23: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
-	13, // 24: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
-	15, // 25: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
-	18, // 26: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
-	20, // 27: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
-	22, // 28: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
-	25, // 29: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
-	27, // 30: bsn.city.v1.CityService.Usage:output_type -> bsn.city.v1.UsageResponse
-	30, // 31: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
-	20, // [20:32] is the sub-list for method output_type
-	8,  // [8:20] is the sub-list for method input_type
+	26, // 18: bsn.city.v1.CityService.ProveReceipt:input_type -> bsn.city.v1.ProveReceiptRequest
+	28, // 19: bsn.city.v1.CityService.Usage:input_type -> bsn.city.v1.UsageRequest
+	31, // 20: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
+	1,  // 21: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
+	7,  // 22: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
+	9,  // 23: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
+	11, // 24: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
+	13, // 25: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
+	15, // 26: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
+	18, // 27: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
+	20, // 28: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
+	22, // 29: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
+	25, // 30: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
+	27, // 31: bsn.city.v1.CityService.ProveReceipt:output_type -> bsn.city.v1.ProveReceiptResponse
+	29, // 32: bsn.city.v1.CityService.Usage:output_type -> bsn.city.v1.UsageResponse
+	32, // 33: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
+	21, // [21:34] is the sub-list for method output_type
+	8,  // [8:21] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -2304,7 +2423,7 @@ func file_bsn_city_v1_city_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bsn_city_v1_city_proto_rawDesc), len(file_bsn_city_v1_city_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

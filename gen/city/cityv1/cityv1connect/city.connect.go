@@ -54,6 +54,9 @@ const (
 	// CityServiceSnapshotChunkProcedure is the fully-qualified name of the CityService's SnapshotChunk
 	// RPC.
 	CityServiceSnapshotChunkProcedure = "/bsn.city.v1.CityService/SnapshotChunk"
+	// CityServiceProveReceiptProcedure is the fully-qualified name of the CityService's ProveReceipt
+	// RPC.
+	CityServiceProveReceiptProcedure = "/bsn.city.v1.CityService/ProveReceipt"
 	// CityServiceUsageProcedure is the fully-qualified name of the CityService's Usage RPC.
 	CityServiceUsageProcedure = "/bsn.city.v1.CityService/Usage"
 	// CityServiceApplyProcedure is the fully-qualified name of the CityService's Apply RPC.
@@ -79,6 +82,8 @@ type CityServiceClient interface {
 	LightBlock(context.Context, *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error)
 	Snapshots(context.Context, *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error)
 	SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error)
+	// ProveReceipt proves a receipt from the header of a block.
+	ProveReceipt(context.Context, *connect.Request[cityv1.ProveReceiptRequest]) (*connect.Response[cityv1.ProveReceiptResponse], error)
 	// Usage is what a project used here, for its account and the city's operator.
 	Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error)
 	// Apply submits or looks up an application to join, for the holder of an invitation.
@@ -156,6 +161,12 @@ func NewCityServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cityServiceMethods.ByName("SnapshotChunk")),
 			connect.WithClientOptions(opts...),
 		),
+		proveReceipt: connect.NewClient[cityv1.ProveReceiptRequest, cityv1.ProveReceiptResponse](
+			httpClient,
+			baseURL+CityServiceProveReceiptProcedure,
+			connect.WithSchema(cityServiceMethods.ByName("ProveReceipt")),
+			connect.WithClientOptions(opts...),
+		),
 		usage: connect.NewClient[cityv1.UsageRequest, cityv1.UsageResponse](
 			httpClient,
 			baseURL+CityServiceUsageProcedure,
@@ -183,6 +194,7 @@ type cityServiceClient struct {
 	lightBlock    *connect.Client[cityv1.LightBlockRequest, cityv1.LightBlockResponse]
 	snapshots     *connect.Client[cityv1.SnapshotsRequest, cityv1.SnapshotsResponse]
 	snapshotChunk *connect.Client[cityv1.SnapshotChunkRequest, cityv1.SnapshotChunkResponse]
+	proveReceipt  *connect.Client[cityv1.ProveReceiptRequest, cityv1.ProveReceiptResponse]
 	usage         *connect.Client[cityv1.UsageRequest, cityv1.UsageResponse]
 	apply         *connect.Client[cityv1.ApplyRequest, cityv1.ApplyResponse]
 }
@@ -237,6 +249,11 @@ func (c *cityServiceClient) SnapshotChunk(ctx context.Context, req *connect.Requ
 	return c.snapshotChunk.CallUnary(ctx, req)
 }
 
+// ProveReceipt calls bsn.city.v1.CityService.ProveReceipt.
+func (c *cityServiceClient) ProveReceipt(ctx context.Context, req *connect.Request[cityv1.ProveReceiptRequest]) (*connect.Response[cityv1.ProveReceiptResponse], error) {
+	return c.proveReceipt.CallUnary(ctx, req)
+}
+
 // Usage calls bsn.city.v1.CityService.Usage.
 func (c *cityServiceClient) Usage(ctx context.Context, req *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error) {
 	return c.usage.CallUnary(ctx, req)
@@ -266,6 +283,8 @@ type CityServiceHandler interface {
 	LightBlock(context.Context, *connect.Request[cityv1.LightBlockRequest]) (*connect.Response[cityv1.LightBlockResponse], error)
 	Snapshots(context.Context, *connect.Request[cityv1.SnapshotsRequest]) (*connect.Response[cityv1.SnapshotsResponse], error)
 	SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error)
+	// ProveReceipt proves a receipt from the header of a block.
+	ProveReceipt(context.Context, *connect.Request[cityv1.ProveReceiptRequest]) (*connect.Response[cityv1.ProveReceiptResponse], error)
 	// Usage is what a project used here, for its account and the city's operator.
 	Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error)
 	// Apply submits or looks up an application to join, for the holder of an invitation.
@@ -339,6 +358,12 @@ func NewCityServiceHandler(svc CityServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cityServiceMethods.ByName("SnapshotChunk")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cityServiceProveReceiptHandler := connect.NewUnaryHandler(
+		CityServiceProveReceiptProcedure,
+		svc.ProveReceipt,
+		connect.WithSchema(cityServiceMethods.ByName("ProveReceipt")),
+		connect.WithHandlerOptions(opts...),
+	)
 	cityServiceUsageHandler := connect.NewUnaryHandler(
 		CityServiceUsageProcedure,
 		svc.Usage,
@@ -373,6 +398,8 @@ func NewCityServiceHandler(svc CityServiceHandler, opts ...connect.HandlerOption
 			cityServiceSnapshotsHandler.ServeHTTP(w, r)
 		case CityServiceSnapshotChunkProcedure:
 			cityServiceSnapshotChunkHandler.ServeHTTP(w, r)
+		case CityServiceProveReceiptProcedure:
+			cityServiceProveReceiptHandler.ServeHTTP(w, r)
 		case CityServiceUsageProcedure:
 			cityServiceUsageHandler.ServeHTTP(w, r)
 		case CityServiceApplyProcedure:
@@ -424,6 +451,10 @@ func (UnimplementedCityServiceHandler) Snapshots(context.Context, *connect.Reque
 
 func (UnimplementedCityServiceHandler) SnapshotChunk(context.Context, *connect.Request[cityv1.SnapshotChunkRequest]) (*connect.Response[cityv1.SnapshotChunkResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.SnapshotChunk is not implemented"))
+}
+
+func (UnimplementedCityServiceHandler) ProveReceipt(context.Context, *connect.Request[cityv1.ProveReceiptRequest]) (*connect.Response[cityv1.ProveReceiptResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.ProveReceipt is not implemented"))
 }
 
 func (UnimplementedCityServiceHandler) Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error) {
