@@ -36,7 +36,7 @@ func compile(ctx context.Context, p Program, source, binary string, progress fun
 
 	temporary := binary + ".part"
 	defer os.Remove(temporary)
-	cmd := command(ctx, source, append(append([]string{"build", "-v", "-o", temporary}, flags(p)...), ".")...)
+	cmd := command(ctx, source, append(append([]string{"build", "-v", "-o", temporary}, flags(p)...), target(p))...)
 	tail := &tail{}
 	if err := watch(cmd, func(line string) {
 		tail.add(line)
@@ -71,10 +71,18 @@ func flags(p Program) []string {
 	return append([]string{"-mod=readonly", "-buildvcs=false"}, p.Flags...)
 }
 
+// target is the package that is built.
+func target(p Program) string {
+	if p.Package == "" {
+		return "."
+	}
+	return p.Package
+}
+
 // countStale counts the packages that a build has to compile.
 func countStale(ctx context.Context, p Program, source string) (int, error) {
 	args := append([]string{"list", "-deps", "-f", "{{if .Stale}}{{.ImportPath}}{{end}}"}, flags(p)...)
-	cmd := command(ctx, source, append(args, ".")...)
+	cmd := command(ctx, source, append(args, target(p))...)
 	var out bytes.Buffer
 	cmd.Stdout = &out
 	tail := &tail{}

@@ -26,8 +26,10 @@ type Program struct {
 	Sum     string
 	// Folder is the program's module within the source tree, slash separated.
 	Folder string
-	Binary string   // file name of the result
-	Flags  []string // for go build, beside those that every build has
+	// Package is the import path of what is built; if empty, the module's own program.
+	Package string
+	Binary  string   // file name of the result
+	Flags   []string // for go build, beside those that every build has
 }
 
 // Config says where programs are found and kept. The zero value is good.
