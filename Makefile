@@ -33,6 +33,7 @@ test: setup build ## unit tests with the race detector, then the whole-network s
 test-all: test ## the tests, the long scenarios too
 	$(say) 'long scenarios'
 	BSN_LONG=1 go test -count=1 -timeout 30m -run 'UpgradeAtAHeight|Equivocation' ./ledger
+	BSN_LONG=1 go test -count=1 -timeout 30m -run TestNetwork ./framework/fabric
 	BSN_LONG=1 go test -count=1 -timeout 120m ./test/...
 
 .PHONY: scenario
