@@ -2,7 +2,12 @@ package channel
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"flag"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,6 +74,35 @@ func TestGenesisIsOne(t *testing.T) {
 	})
 	if err := c.CheckGenesis(want); err != nil {
 		t.Error(err)
+	}
+}
+
+var update = flag.Bool("update", false, "make the records in testdata anew")
+
+// TestGenesisStays: block 0 of a record that was agreed on is the same in every
+// version of bsn, whatever libraries encode it.
+func TestGenesisStays(t *testing.T) {
+	const name = "testdata/channel.json"
+	if *update {
+		text, err := json.MarshalIndent(trial(t), "", " ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, append(text, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c Channel
+	if err := json.Unmarshal(text, &c); err != nil {
+		t.Fatal(err)
+	}
+	const want = "b6c4c81446d8e767c3dc2a1e477e6f6327bab1cf0a224d9415f9c6e00e6ed793"
+	if sum := sha256.Sum256(genesis(t, c)); hex.EncodeToString(sum[:]) != want {
+		t.Errorf("block 0 has the hash %x, and had %s", sum, want)
 	}
 }
 
