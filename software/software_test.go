@@ -95,6 +95,26 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// TestBuildPackage: what is built may be another package than the module's own.
+func TestBuildPackage(t *testing.T) {
+	config, program := tree(t, good)
+	dir := filepath.Join(config.Source, "tool", "inner")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(strings.ReplaceAll(good, "Print(word)", "Print(\"inner \" + word)")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program.Package, program.Binary = treeModule+"/tool/inner", "inner"
+	binary, err := Build(t.Context(), program, config, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := run(t, binary); got != "inner linked" {
+		t.Errorf("it printed %q", got)
+	}
+}
+
 func TestBuildAtOnce(t *testing.T) {
 	config, program := tree(t, good)
 	var builders atomic.Int32

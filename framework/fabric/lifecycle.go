@@ -145,11 +145,14 @@ func (p *Peer) lifecycle(ctx context.Context, channel, function string, args []b
 // passes tells whether the cause of an error may go by itself: a node that is away
 // or behind, and members who have not approved yet.
 func passes(err error) bool {
+	text := explain(err).Error()
 	switch status.Code(err) {
-	case codes.Unavailable, codes.FailedPrecondition, codes.DeadlineExceeded:
+	case codes.Unavailable, codes.DeadlineExceeded:
 		return true
+	case codes.FailedPrecondition:
+		return !strings.Contains(text, "Failed evaluating policy") // it may not
 	case codes.Aborted:
-		return strings.Contains(explain(err).Error(), "not agreed to by this org")
+		return strings.Contains(text, "not agreed to by this org")
 	}
 	return false
 }

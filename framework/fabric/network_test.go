@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -195,7 +196,7 @@ func freeNet(t *testing.T, cities int) bsn.Net {
 // eventually repeats something until it succeeds.
 func (n *network) eventually(what string, do func(ctx context.Context) error) {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(n.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)
 	defer cancel()
 	for {
 		try, done := context.WithTimeout(ctx, 10*time.Second)
@@ -343,14 +344,22 @@ func (c *city) network(who authority.Credentials, channel string) *client.Networ
 	return g.GetNetwork(channel)
 }
 
-// submit submits a transaction and returns what it answered.
-func (n *network) submit(c *client.Contract, function string, args ...string) string {
+// submit submits a transaction and returns what it answered. As callers do, it tries
+// again while the members' peers are not all as far as what was read.
+func (n *network) submit(c *client.Contract, function string, args ...string) (answer string) {
 	n.t.Helper()
-	answer, err := c.SubmitTransaction(function, args...)
-	if err != nil {
-		n.t.Fatalf("%s %v: %v", function, args, explain(err))
-	}
-	return string(answer)
+	n.eventually(fmt.Sprint(function, " ", args), func(ctx context.Context) error {
+		b, err := c.SubmitWithContext(ctx, function, client.WithArguments(args...))
+		if err == nil {
+			answer = string(b)
+			return nil
+		}
+		if err = explain(err); !strings.Contains(err.Error(), "do not match") {
+			n.t.Fatalf("%s %v: %v", function, args, err)
+		}
+		return err
+	})
+	return answer
 }
 
 // reads waits until a call answers what is wanted: a peer may be a block behind.

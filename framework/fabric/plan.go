@@ -34,8 +34,14 @@ const memoryMiB = 256
 
 const stopTimeout = 20 * time.Second
 
-// quiet leaves out what the orderers' cluster warns of with each message.
-const quiet = "warn:orderer.common.cluster.step=error"
+// environment is what both programs are told: where their configuration lies, and
+// what goes into their logs, without colours. Of the orderers' cluster that is
+// errors only: it warns with each message of a certificate's end that is none.
+var environment = []string{
+	"FABRIC_CFG_PATH=.",
+	"FABRIC_LOGGING_SPEC=warn:orderer.common.cluster.step=error",
+	"FABRIC_LOGGING_FORMAT=%{time:2006-01-02T15:04:05.000Z07:00} %{level:.4s} %{module}: %{message}",
+}
 
 var (
 	//go:embed orderer.yaml
@@ -86,7 +92,7 @@ func PlanOrderer(site bsn.Site, operator, binary string) (bsn.NodeSpec, error) {
 	}
 	return bsn.NodeSpec{
 		ID: "fabric-" + site.Chain.Name + "-orderer", Binary: binary,
-		Env:     []string{"FABRIC_CFG_PATH=.", "FABRIC_LOGGING_SPEC=" + quiet},
+		Env:     environment,
 		Files:   []bsn.File{{Path: "orderer.yaml", Content: config}},
 		Address: host, Ports: map[string]int{"orderer": PortOrderer, "admin": portAdmin, "operations": portOrdererOperations},
 		MemoryMiB: memoryMiB, StopTimeout: stopTimeout,
@@ -106,7 +112,7 @@ func PlanPeer(site bsn.Site, operator, binary string) (bsn.NodeSpec, error) {
 	return bsn.NodeSpec{
 		ID: "fabric-" + site.Chain.Name + "-peer", Binary: binary,
 		Args:    []string{"node", "start"},
-		Env:     []string{"FABRIC_CFG_PATH=.", "FABRIC_LOGGING_SPEC=warn"},
+		Env:     environment,
 		Files:   append([]bsn.File{{Path: "core.yaml", Content: config}}, builder...),
 		Address: host, Ports: map[string]int{"peer": PortPeer, "chaincodes": portChaincodes, "operations": portPeerOperations},
 		MemoryMiB: memoryMiB, StopTimeout: stopTimeout,

@@ -47,7 +47,7 @@ const (
 const (
 	// rootYears is how long a root holds: replacing it changes every channel.
 	rootYears = 15
-	// leafLife is how long what it signs holds.
+	// leafLife is how long what it signs holds, but for the identities of orderers.
 	leafLife = 365 * 24 * time.Hour
 	// early is by how much certificates begin before they are made, for clocks that
 	// are behind.
@@ -149,7 +149,7 @@ type Subject struct {
 }
 
 // Sign issues an identity for the key of a PKCS #10 request (PEM), and returns the
-// certificate as PEM.
+// certificate as PEM. It holds for a year, that of an orderer as long as the root.
 func (a *Authority) Sign(request []byte, s Subject, now time.Time) ([]byte, error) {
 	key, err := readRequest(request)
 	if err != nil {
@@ -170,10 +170,16 @@ func (a *Authority) Sign(request []byte, s Subject, now time.Time) ([]byte, erro
 			return nil, fmt.Errorf("sign for %s: %q cannot be an organisational unit", s.Name, u)
 		}
 	}
+	end := now.Add(leafLife)
+	if s.Role == RoleOrderer {
+		// Channels name an orderer by its very certificate: another one, even of the same
+		// key, would shut it out until each channel is changed.
+		end = a.identity.cert.NotAfter
+	}
 	t, err := template(key, pkix.Name{
 		CommonName: s.Name, Organization: []string{a.Operator},
 		OrganizationalUnit: append([]string{string(s.Role)}, s.Units...),
-	}, now, now.Add(leafLife))
+	}, now, end)
 	if err != nil {
 		return nil, err
 	}

@@ -152,6 +152,25 @@ func TestEnrol(t *testing.T) {
 	}
 }
 
+// TestOrderersStay: the certificate by which channels name an orderer is never
+// replaced, its TLS certificate is.
+func TestOrderersStay(t *testing.T) {
+	a, dir, now := open(t, "acme"), t.TempDir(), time.Now()
+	member := Member{Name: "orderer.paris", Role: RoleOrderer, Addresses: []netip.Addr{netip.MustParseAddr("127.66.3.11")}}
+	var before map[string]string
+	for _, years := range []int{0, 1, 14} {
+		renewed, err := a.Enrol(dir, member, now.AddDate(years, 0, 0))
+		if err != nil || renewed != (years > 0) {
+			t.Fatalf("after %d years: renewed %v, %v", years, renewed, err)
+		}
+		after := contents(t, dir)
+		if before != nil && (!same(before, after, signCert) || same(before, after, TLSCert)) {
+			t.Errorf("after %d years: its identity is another or its TLS certificate the same", years)
+		}
+		before = after
+	}
+}
+
 // TestRootsEnd: nothing is signed past the end of a root, and what ends with it is
 // not renewed for ever.
 func TestRootsEnd(t *testing.T) {

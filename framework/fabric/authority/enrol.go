@@ -53,8 +53,8 @@ type Member struct {
 // for them that hold for a good while yet. With the same authority it changes
 // nothing until less than a third of a certificate's time is left; renewed then
 // tells that there are new ones, for the same keys, which a program reads when it
-// starts. Channels need not know of that: what they hold of an orderer's old
-// certificate is its key.
+// starts. Channels need not know of that: they name orderers by their identities,
+// which hold as long as the root, and by the keys of their TLS certificates.
 func (a *Authority) Enrol(dir string, m Member, now time.Time) (renewed bool, err error) {
 	fail := func(err error) (bool, error) {
 		return renewed, fmt.Errorf("enrol %s of %s: %w", m.Name, a.Operator, err)

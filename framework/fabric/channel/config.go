@@ -87,7 +87,8 @@ func (e *encoder) block(c Channel) *cb.Block {
 	metadata := make([][]byte, len(cb.BlockMetadataIndex_name))
 	last := &cb.LastConfig{Index: 0}
 	metadata[cb.BlockMetadataIndex_SIGNATURES] = e.bytes(&cb.Metadata{Value: e.bytes(&cb.OrdererBlockMetadata{LastConfig: last})})
-	metadata[cb.BlockMetadataIndex_LAST_CONFIG] = e.bytes(&cb.Metadata{Value: e.bytes(last)}) //nolint:staticcheck // peers still read it
+	//lint:ignore SA1019 Fabric's own tools still write it beside its successor
+	metadata[cb.BlockMetadataIndex_LAST_CONFIG] = e.bytes(&cb.Metadata{Value: e.bytes(last)})
 	return &cb.Block{
 		Header:   &cb.BlockHeader{DataHash: hash[:]},
 		Data:     &cb.BlockData{Data: [][]byte{envelope}},
