@@ -166,7 +166,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		Handler: api.Handler(api.City{
 			Network: d.state.Network, Name: d.home.Name, Operator: d.state.Operator, GatewaySecret: d.secret,
 			Ledger: d.ledger, Artifacts: d.artifacts.Handler(), Runtime: d.runtime, Status: d.status, Apply: d.apply,
-			Fetch: d.fetchNamed, Usage: d.usage, MaxUpload: d.cfg.Artifacts.MaxUploadBytes, Gate: &d.gate, Observe: d.metrics.request,
+			Fetch: d.fetchNamed, Usage: d.usage, Cordon: d.home.Cordon, MaxUpload: d.cfg.Artifacts.MaxUploadBytes, Gate: &d.gate, Observe: d.metrics.request,
 		}),
 		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },

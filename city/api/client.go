@@ -163,6 +163,17 @@ func (c *Client) Usage(ctx context.Context, project string, until int64) ([]rece
 	return out, nil
 }
 
+// Cordon takes a node out of the service of the city's gateway, or back; node is the
+// name of its city, or of a provider with outside/ before. It tells whether that was
+// news. Only the city's operator may.
+func (c *Client) Cordon(ctx context.Context, chain, node string, cordoned bool) (changed bool, err error) {
+	r, err := call(ctx, c.service.Cordon, &cityv1.CordonRequest{Chain: chain, Node: node, Cordoned: cordoned})
+	if err != nil {
+		return false, err
+	}
+	return r.Changed, nil
+}
+
 // LightBlock implements ledger.Source, for cities.
 func (c *Client) LightBlock(ctx context.Context, height int64) ([]byte, error) {
 	r, err := call(ctx, c.service.LightBlock, &cityv1.LightBlockRequest{Height: height})

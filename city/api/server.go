@@ -53,6 +53,9 @@ type City struct {
 	Status  func(context.Context) (*cityv1.StatusResponse, error)
 	// Usage returns a project's rows; see [Client.Usage].
 	Usage func(project string, until int64) ([]receipt.Proven, error)
+	// Cordon takes a node out of the service of the city's gateway, or back; see
+	// [Client.Cordon].
+	Cordon func(chain, node string, cordoned bool) (changed bool, err error)
 	// Observe, if set, is told of each request and of how it ended: ok, or an error's
 	// code.
 	Observe func(method, result string)
@@ -270,6 +273,21 @@ func (s service) Usage(ctx context.Context, r *connect.Request[cityv1.UsageReque
 		out.Rows = append(out.Rows, w)
 	}
 	return answer(out, err)
+}
+
+// maxCordon bounds the names of a chain and a node.
+const maxCordon = 2 * bsn.MaxName
+
+// Cordon is for the city's operator.
+func (s service) Cordon(ctx context.Context, r *connect.Request[cityv1.CordonRequest]) (*connect.Response[cityv1.CordonResponse], error) {
+	if c, ok := caller(ctx); !ok || c.Kind != bsn.KindOperator || c.Name != s.c.Operator {
+		return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("nodes are cordoned in city %s by its operator %q only", s.c.Name, s.c.Operator))
+	}
+	if m := r.Msg; m.Chain == "" || m.Node == "" || len(m.Chain) > maxCordon || len(m.Node) > maxCordon {
+		return nil, connect.NewError(connect.CodeInvalidArgument, errors.New("cordon names a chain and a node of it"))
+	}
+	changed, err := s.c.Cordon(r.Msg.Chain, r.Msg.Node, r.Msg.Cordoned)
+	return answer(&cityv1.CordonResponse{Changed: changed}, err)
 }
 
 // cities only: what a new city takes is much.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/openbsn/bsn"
+	"github.com/openbsn/bsn/city"
 )
 
 // gatewayCommand is what operators do with a city's gateway, and what a city's
@@ -126,7 +130,7 @@ func (s *session) gatewayHealth(cmd *cobra.Command, args []string) ([]byte, erro
 func gatewayCordon(s *session, cordon bool) *cobra.Command {
 	c := &cobra.Command{
 		Use: "cordon CITY CHAIN NODE", Short: "have a city's gateway ask a node nothing, from the next second on",
-		Long:    "CITY is one of this machine. NODE is the city whose node of the chain it is, or outside/NAME for a provider. It stays so until `bsn gateway uncordon`.",
+		Long:    "CITY is one of an operator whose key is here. NODE is the city whose node of the chain it is, or outside/NAME for a provider. It stays so until `bsn gateway uncordon`.",
 		Example: "  bsn gateway cordon paris chongqing lyon\n  bsn gateway cordon paris ethereum outside/infura",
 	}
 	if !cordon {
@@ -135,17 +139,13 @@ func gatewayCordon(s *session, cordon bool) *cobra.Command {
 	}
 	c.Args = cobra.ExactArgs(3)
 	c.RunE = func(cmd *cobra.Command, args []string) error {
-		h, err := s.localCity(args[0])
-		if err != nil {
-			return err
-		}
 		chain, node := args[1], args[2]
 		if cordon {
 			if err := s.knowsNode(cmd, args[0], chain, node); err != nil {
 				return err
 			}
 		}
-		changed, err := h.Cordon(chain, node, cordon)
+		changed, err := s.cordon(cmd.Context(), args[0], chain, node, cordon)
 		if err != nil {
 			return err
 		}
@@ -157,6 +157,37 @@ func gatewayCordon(s *session, cordon bool) *cobra.Command {
 		return nil
 	}
 	return c
+}
+
+// cordon changes it in the city's files, if it is one of this machine and whether its
+// daemon runs or not; else the city's API is asked, as the city's operator.
+func (s *session) cordon(ctx context.Context, name, chain, node string, cordoned bool) (changed bool, err error) {
+	local, err := city.Local(s.root)
+	if err != nil {
+		return false, err
+	}
+	for _, h := range local {
+		if h.Name == name {
+			return h.Cordon(chain, node, cordoned)
+		}
+	}
+	l, err := s.reader()
+	if err != nil {
+		return false, err
+	}
+	c, err := read[bsn.City](ctx, l, bsn.KindCity, name)
+	if err != nil {
+		return false, err
+	}
+	k, err := s.operatorKey(c.Operator)
+	if err != nil {
+		return false, fmt.Errorf("city %s is for its operator %s: %w", name, c.Operator, err)
+	}
+	client, err := s.dial(name, k)
+	if err != nil {
+		return false, err
+	}
+	return client.Cordon(ctx, chain, node, cordoned)
 }
 
 // knowsNode finds spelling mistakes, if the gateway answers.

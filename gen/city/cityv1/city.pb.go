@@ -1779,6 +1779,112 @@ func (x *ProveReceiptResponse) GetPath() []byte {
 	return nil
 }
 
+type CordonRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Chain string                 `protobuf:"bytes,1,opt,name=chain,proto3" json:"chain,omitempty"`
+	// The name of the node's city, or of a provider with outside/ before.
+	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Cordoned      bool   `protobuf:"varint,3,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonRequest) Reset() {
+	*x = CordonRequest{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonRequest) ProtoMessage() {}
+
+func (x *CordonRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonRequest.ProtoReflect.Descriptor instead.
+func (*CordonRequest) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CordonRequest) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
+func (x *CordonRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *CordonRequest) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
+}
+
+type CordonResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It was not so before.
+	Changed       bool `protobuf:"varint,1,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonResponse) Reset() {
+	*x = CordonResponse{}
+	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonResponse) ProtoMessage() {}
+
+func (x *CordonResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonResponse.ProtoReflect.Descriptor instead.
+func (*CordonResponse) Descriptor() ([]byte, []int) {
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CordonResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
 type UsageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "account/name"
@@ -1792,7 +1898,7 @@ type UsageRequest struct {
 
 func (x *UsageRequest) Reset() {
 	*x = UsageRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +1910,7 @@ func (x *UsageRequest) String() string {
 func (*UsageRequest) ProtoMessage() {}
 
 func (x *UsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[28]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +1923,7 @@ func (x *UsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRequest.ProtoReflect.Descriptor instead.
 func (*UsageRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{28}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UsageRequest) GetProject() string {
@@ -1844,7 +1950,7 @@ type UsageResponse struct {
 
 func (x *UsageResponse) Reset() {
 	*x = UsageResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1962,7 @@ func (x *UsageResponse) String() string {
 func (*UsageResponse) ProtoMessage() {}
 
 func (x *UsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[29]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1975,7 @@ func (x *UsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageResponse.ProtoReflect.Descriptor instead.
 func (*UsageResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{29}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UsageResponse) GetRows() []*UsageRow {
@@ -1894,7 +2000,7 @@ type UsageRow struct {
 
 func (x *UsageRow) Reset() {
 	*x = UsageRow{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2012,7 @@ func (x *UsageRow) String() string {
 func (*UsageRow) ProtoMessage() {}
 
 func (x *UsageRow) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[30]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2025,7 @@ func (x *UsageRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UsageRow.ProtoReflect.Descriptor instead.
 func (*UsageRow) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{30}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UsageRow) GetKey() string {
@@ -1979,7 +2085,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[31]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1991,7 +2097,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[31]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2004,7 +2110,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{31}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ApplyRequest) GetInvitation() string {
@@ -2073,7 +2179,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_bsn_city_v1_city_proto_msgTypes[32]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2085,7 +2191,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bsn_city_v1_city_proto_msgTypes[32]
+	mi := &file_bsn_city_v1_city_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2098,7 +2204,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{32}
+	return file_bsn_city_v1_city_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ApplyResponse) GetProposal() uint64 {
@@ -2276,7 +2382,13 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x14ProveReceiptResponse\x12\x16\n" +
 	"\x06height\x18\x01 \x01(\x03R\x06height\x12\x16\n" +
 	"\x06record\x18\x02 \x01(\fR\x06record\x12\x12\n" +
-	"\x04path\x18\x03 \x01(\fR\x04path\">\n" +
+	"\x04path\x18\x03 \x01(\fR\x04path\"U\n" +
+	"\rCordonRequest\x12\x14\n" +
+	"\x05chain\x18\x01 \x01(\tR\x05chain\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
+	"\bcordoned\x18\x03 \x01(\bR\bcordoned\"*\n" +
+	"\x0eCordonResponse\x12\x18\n" +
+	"\achanged\x18\x01 \x01(\bR\achanged\">\n" +
 	"\fUsageRequest\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12\x14\n" +
 	"\x05until\x18\x02 \x01(\x03R\x05until\":\n" +
@@ -2305,7 +2417,7 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06record\x18\x04 \x01(\fR\x06record\x12\x18\n" +
 	"\agenesis\x18\x05 \x01(\fR\agenesis\x12\x16\n" +
-	"\x06cities\x18\x06 \x03(\fR\x06cities2\x99\a\n" +
+	"\x06cities\x18\x06 \x03(\fR\x06cities2\xdc\a\n" +
 	"\vCityService\x12A\n" +
 	"\x06Status\x12\x1a.bsn.city.v1.StatusRequest\x1a\x1b.bsn.city.v1.StatusResponse\x12=\n" +
 	"\x04Logs\x12\x18.bsn.city.v1.LogsRequest\x1a\x19.bsn.city.v1.LogsResponse0\x01\x12A\n" +
@@ -2319,7 +2431,8 @@ const file_bsn_city_v1_city_proto_rawDesc = "" +
 	"\tSnapshots\x12\x1d.bsn.city.v1.SnapshotsRequest\x1a\x1e.bsn.city.v1.SnapshotsResponse\x12V\n" +
 	"\rSnapshotChunk\x12!.bsn.city.v1.SnapshotChunkRequest\x1a\".bsn.city.v1.SnapshotChunkResponse\x12S\n" +
 	"\fProveReceipt\x12 .bsn.city.v1.ProveReceiptRequest\x1a!.bsn.city.v1.ProveReceiptResponse\x12>\n" +
-	"\x05Usage\x12\x19.bsn.city.v1.UsageRequest\x1a\x1a.bsn.city.v1.UsageResponse\x12>\n" +
+	"\x05Usage\x12\x19.bsn.city.v1.UsageRequest\x1a\x1a.bsn.city.v1.UsageResponse\x12A\n" +
+	"\x06Cordon\x12\x1a.bsn.city.v1.CordonRequest\x1a\x1b.bsn.city.v1.CordonResponse\x12>\n" +
 	"\x05Apply\x12\x19.bsn.city.v1.ApplyRequest\x1a\x1a.bsn.city.v1.ApplyResponseB/Z-github.com/openbsn/bsn/gen/city/cityv1;cityv1b\x06proto3"
 
 var (
@@ -2334,7 +2447,7 @@ func file_bsn_city_v1_city_proto_rawDescGZIP() []byte {
 	return file_bsn_city_v1_city_proto_rawDescData
 }
 
-var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_bsn_city_v1_city_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_bsn_city_v1_city_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: bsn.city.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: bsn.city.v1.StatusResponse
@@ -2364,11 +2477,13 @@ var file_bsn_city_v1_city_proto_goTypes = []any{
 	(*SnapshotChunkResponse)(nil), // 25: bsn.city.v1.SnapshotChunkResponse
 	(*ProveReceiptRequest)(nil),   // 26: bsn.city.v1.ProveReceiptRequest
 	(*ProveReceiptResponse)(nil),  // 27: bsn.city.v1.ProveReceiptResponse
-	(*UsageRequest)(nil),          // 28: bsn.city.v1.UsageRequest
-	(*UsageResponse)(nil),         // 29: bsn.city.v1.UsageResponse
-	(*UsageRow)(nil),              // 30: bsn.city.v1.UsageRow
-	(*ApplyRequest)(nil),          // 31: bsn.city.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 32: bsn.city.v1.ApplyResponse
+	(*CordonRequest)(nil),         // 28: bsn.city.v1.CordonRequest
+	(*CordonResponse)(nil),        // 29: bsn.city.v1.CordonResponse
+	(*UsageRequest)(nil),          // 30: bsn.city.v1.UsageRequest
+	(*UsageResponse)(nil),         // 31: bsn.city.v1.UsageResponse
+	(*UsageRow)(nil),              // 32: bsn.city.v1.UsageRow
+	(*ApplyRequest)(nil),          // 33: bsn.city.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 34: bsn.city.v1.ApplyResponse
 }
 var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	2,  // 0: bsn.city.v1.StatusResponse.ledger:type_name -> bsn.city.v1.LedgerStatus
@@ -2378,7 +2493,7 @@ var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	16, // 4: bsn.city.v1.ListResponse.records:type_name -> bsn.city.v1.Change
 	16, // 5: bsn.city.v1.FollowResponse.changes:type_name -> bsn.city.v1.Change
 	23, // 6: bsn.city.v1.SnapshotsResponse.snapshots:type_name -> bsn.city.v1.Snapshot
-	30, // 7: bsn.city.v1.UsageResponse.rows:type_name -> bsn.city.v1.UsageRow
+	32, // 7: bsn.city.v1.UsageResponse.rows:type_name -> bsn.city.v1.UsageRow
 	0,  // 8: bsn.city.v1.CityService.Status:input_type -> bsn.city.v1.StatusRequest
 	6,  // 9: bsn.city.v1.CityService.Logs:input_type -> bsn.city.v1.LogsRequest
 	8,  // 10: bsn.city.v1.CityService.Writer:input_type -> bsn.city.v1.WriterRequest
@@ -2390,23 +2505,25 @@ var file_bsn_city_v1_city_proto_depIdxs = []int32{
 	21, // 16: bsn.city.v1.CityService.Snapshots:input_type -> bsn.city.v1.SnapshotsRequest
 	24, // 17: bsn.city.v1.CityService.SnapshotChunk:input_type -> bsn.city.v1.SnapshotChunkRequest
 	26, // 18: bsn.city.v1.CityService.ProveReceipt:input_type -> bsn.city.v1.ProveReceiptRequest
-	28, // 19: bsn.city.v1.CityService.Usage:input_type -> bsn.city.v1.UsageRequest
-	31, // 20: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
-	1,  // 21: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
-	7,  // 22: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
-	9,  // 23: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
-	11, // 24: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
-	13, // 25: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
-	15, // 26: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
-	18, // 27: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
-	20, // 28: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
-	22, // 29: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
-	25, // 30: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
-	27, // 31: bsn.city.v1.CityService.ProveReceipt:output_type -> bsn.city.v1.ProveReceiptResponse
-	29, // 32: bsn.city.v1.CityService.Usage:output_type -> bsn.city.v1.UsageResponse
-	32, // 33: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
-	21, // [21:34] is the sub-list for method output_type
-	8,  // [8:21] is the sub-list for method input_type
+	30, // 19: bsn.city.v1.CityService.Usage:input_type -> bsn.city.v1.UsageRequest
+	28, // 20: bsn.city.v1.CityService.Cordon:input_type -> bsn.city.v1.CordonRequest
+	33, // 21: bsn.city.v1.CityService.Apply:input_type -> bsn.city.v1.ApplyRequest
+	1,  // 22: bsn.city.v1.CityService.Status:output_type -> bsn.city.v1.StatusResponse
+	7,  // 23: bsn.city.v1.CityService.Logs:output_type -> bsn.city.v1.LogsResponse
+	9,  // 24: bsn.city.v1.CityService.Writer:output_type -> bsn.city.v1.WriterResponse
+	11, // 25: bsn.city.v1.CityService.Submit:output_type -> bsn.city.v1.SubmitResponse
+	13, // 26: bsn.city.v1.CityService.Get:output_type -> bsn.city.v1.GetResponse
+	15, // 27: bsn.city.v1.CityService.List:output_type -> bsn.city.v1.ListResponse
+	18, // 28: bsn.city.v1.CityService.Follow:output_type -> bsn.city.v1.FollowResponse
+	20, // 29: bsn.city.v1.CityService.LightBlock:output_type -> bsn.city.v1.LightBlockResponse
+	22, // 30: bsn.city.v1.CityService.Snapshots:output_type -> bsn.city.v1.SnapshotsResponse
+	25, // 31: bsn.city.v1.CityService.SnapshotChunk:output_type -> bsn.city.v1.SnapshotChunkResponse
+	27, // 32: bsn.city.v1.CityService.ProveReceipt:output_type -> bsn.city.v1.ProveReceiptResponse
+	31, // 33: bsn.city.v1.CityService.Usage:output_type -> bsn.city.v1.UsageResponse
+	29, // 34: bsn.city.v1.CityService.Cordon:output_type -> bsn.city.v1.CordonResponse
+	34, // 35: bsn.city.v1.CityService.Apply:output_type -> bsn.city.v1.ApplyResponse
+	22, // [22:36] is the sub-list for method output_type
+	8,  // [8:22] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -2423,7 +2540,7 @@ func file_bsn_city_v1_city_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bsn_city_v1_city_proto_rawDesc), len(file_bsn_city_v1_city_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -59,6 +59,8 @@ const (
 	CityServiceProveReceiptProcedure = "/bsn.city.v1.CityService/ProveReceipt"
 	// CityServiceUsageProcedure is the fully-qualified name of the CityService's Usage RPC.
 	CityServiceUsageProcedure = "/bsn.city.v1.CityService/Usage"
+	// CityServiceCordonProcedure is the fully-qualified name of the CityService's Cordon RPC.
+	CityServiceCordonProcedure = "/bsn.city.v1.CityService/Cordon"
 	// CityServiceApplyProcedure is the fully-qualified name of the CityService's Apply RPC.
 	CityServiceApplyProcedure = "/bsn.city.v1.CityService/Apply"
 )
@@ -86,6 +88,9 @@ type CityServiceClient interface {
 	ProveReceipt(context.Context, *connect.Request[cityv1.ProveReceiptRequest]) (*connect.Response[cityv1.ProveReceiptResponse], error)
 	// Usage is what a project used here, for its account and the city's operator.
 	Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error)
+	// Cordon takes a node out of the service of the city's gateway, or back, for the
+	// city's operator.
+	Cordon(context.Context, *connect.Request[cityv1.CordonRequest]) (*connect.Response[cityv1.CordonResponse], error)
 	// Apply submits or looks up an application to join, for the holder of an invitation.
 	Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error)
 }
@@ -173,6 +178,12 @@ func NewCityServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(cityServiceMethods.ByName("Usage")),
 			connect.WithClientOptions(opts...),
 		),
+		cordon: connect.NewClient[cityv1.CordonRequest, cityv1.CordonResponse](
+			httpClient,
+			baseURL+CityServiceCordonProcedure,
+			connect.WithSchema(cityServiceMethods.ByName("Cordon")),
+			connect.WithClientOptions(opts...),
+		),
 		apply: connect.NewClient[cityv1.ApplyRequest, cityv1.ApplyResponse](
 			httpClient,
 			baseURL+CityServiceApplyProcedure,
@@ -196,6 +207,7 @@ type cityServiceClient struct {
 	snapshotChunk *connect.Client[cityv1.SnapshotChunkRequest, cityv1.SnapshotChunkResponse]
 	proveReceipt  *connect.Client[cityv1.ProveReceiptRequest, cityv1.ProveReceiptResponse]
 	usage         *connect.Client[cityv1.UsageRequest, cityv1.UsageResponse]
+	cordon        *connect.Client[cityv1.CordonRequest, cityv1.CordonResponse]
 	apply         *connect.Client[cityv1.ApplyRequest, cityv1.ApplyResponse]
 }
 
@@ -259,6 +271,11 @@ func (c *cityServiceClient) Usage(ctx context.Context, req *connect.Request[city
 	return c.usage.CallUnary(ctx, req)
 }
 
+// Cordon calls bsn.city.v1.CityService.Cordon.
+func (c *cityServiceClient) Cordon(ctx context.Context, req *connect.Request[cityv1.CordonRequest]) (*connect.Response[cityv1.CordonResponse], error) {
+	return c.cordon.CallUnary(ctx, req)
+}
+
 // Apply calls bsn.city.v1.CityService.Apply.
 func (c *cityServiceClient) Apply(ctx context.Context, req *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error) {
 	return c.apply.CallUnary(ctx, req)
@@ -287,6 +304,9 @@ type CityServiceHandler interface {
 	ProveReceipt(context.Context, *connect.Request[cityv1.ProveReceiptRequest]) (*connect.Response[cityv1.ProveReceiptResponse], error)
 	// Usage is what a project used here, for its account and the city's operator.
 	Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error)
+	// Cordon takes a node out of the service of the city's gateway, or back, for the
+	// city's operator.
+	Cordon(context.Context, *connect.Request[cityv1.CordonRequest]) (*connect.Response[cityv1.CordonResponse], error)
 	// Apply submits or looks up an application to join, for the holder of an invitation.
 	Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error)
 }
@@ -370,6 +390,12 @@ func NewCityServiceHandler(svc CityServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(cityServiceMethods.ByName("Usage")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cityServiceCordonHandler := connect.NewUnaryHandler(
+		CityServiceCordonProcedure,
+		svc.Cordon,
+		connect.WithSchema(cityServiceMethods.ByName("Cordon")),
+		connect.WithHandlerOptions(opts...),
+	)
 	cityServiceApplyHandler := connect.NewUnaryHandler(
 		CityServiceApplyProcedure,
 		svc.Apply,
@@ -402,6 +428,8 @@ func NewCityServiceHandler(svc CityServiceHandler, opts ...connect.HandlerOption
 			cityServiceProveReceiptHandler.ServeHTTP(w, r)
 		case CityServiceUsageProcedure:
 			cityServiceUsageHandler.ServeHTTP(w, r)
+		case CityServiceCordonProcedure:
+			cityServiceCordonHandler.ServeHTTP(w, r)
 		case CityServiceApplyProcedure:
 			cityServiceApplyHandler.ServeHTTP(w, r)
 		default:
@@ -459,6 +487,10 @@ func (UnimplementedCityServiceHandler) ProveReceipt(context.Context, *connect.Re
 
 func (UnimplementedCityServiceHandler) Usage(context.Context, *connect.Request[cityv1.UsageRequest]) (*connect.Response[cityv1.UsageResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.Usage is not implemented"))
+}
+
+func (UnimplementedCityServiceHandler) Cordon(context.Context, *connect.Request[cityv1.CordonRequest]) (*connect.Response[cityv1.CordonResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bsn.city.v1.CityService.Cordon is not implemented"))
 }
 
 func (UnimplementedCityServiceHandler) Apply(context.Context, *connect.Request[cityv1.ApplyRequest]) (*connect.Response[cityv1.ApplyResponse], error) {
