@@ -90,7 +90,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 		Gateway: gateway.Config{
 			City: d.home.Name, Network: d.state.Network, Net: d.state.Net, Listen: listen, Metrics: or(g.Metrics, d.addr(bsn.PortMetrics)), State: "records.json", Journal: journalFolder, Handover: "handover.sock", Forward: forwardSocket,
 			TLS: gateway.TLS(g.TLS), TrustedProxies: g.Proxies(), ProxyHeader: g.ProxyHeader,
-			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, CompressBytes: g.CompressBytes,
+			MaxRequestBytes: g.MaxRequestBytes, MaxResponseBytes: g.MaxResponseBytes, CompressBytes: g.CompressBytes, MaxMemoryBytes: g.MaxMemoryBytes,
 			MaxConnections: g.MaxConnections, MaxConnectionsPerClient: g.MaxConnectionsPerClient, MaxBatch: g.MaxBatch,
 			HeaderTimeout: g.HeaderTimeout, ReadTimeout: g.ReadTimeout, WriteTimeout: g.WriteTimeout, IdleTimeout: g.IdleTimeout,
 			DrainTimeout:     g.DrainTimeout,

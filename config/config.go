@@ -111,6 +111,7 @@ type Gateway struct {
 	TrustedProxies          string        `yaml:"trustedProxies"`
 	ProxyHeader             string        `yaml:"proxyHeader"`
 	CompressBytes           int           `yaml:"compressBytes"`
+	MaxMemoryBytes          int64         `yaml:"maxMemoryBytes"`
 	MaxConnections          int           `yaml:"maxConnections"`
 	MaxConnectionsPerClient int           `yaml:"maxConnectionsPerClient"`
 	HeaderTimeout           time.Duration `yaml:"headerTimeout"`

@@ -283,6 +283,12 @@ func (g *Gateway) serveQuery(w http.ResponseWriter, r *http.Request) {
 		g.replyApp(w, nil, err)
 		return
 	}
+	taken, bad, ok := g.memory.enter(g.bodySize(r))
+	if !ok {
+		g.replyApp(w, nil, failOf(bad))
+		return
+	}
+	defer g.memory.Give(taken)
 	c.at = began
 	t.pool.touch(began)
 	units := t.pool.methods.Methods[queryMethod].Units

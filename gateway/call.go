@@ -163,6 +163,7 @@ func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscr
 	err := g.meter.record(&c, p.chain.Name, class, units, a.outcome, time.Since(c.at))
 	g.quotaDone(&c, units, err == nil && a.outcome.served())
 	if err != nil {
+		g.memory.letGo(a.held)
 		return unmetered(err)
 	}
 	if a.outcome.served() { // else not charged

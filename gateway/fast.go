@@ -50,12 +50,19 @@ func (g *Gateway) serveFast(q *http1.Request, w *http1.Writer) bool {
 		g.sendFast(q, w, rpcReply{answer: g.badBody(err)})
 		return true
 	}
-	g.sendFast(q, w, g.respond(context.Background(), c, p, text))
+	taken, bad, ok := g.memory.enter(len(text))
+	if !ok {
+		g.sendFast(q, w, rpcReply{answer: bad})
+		return true
+	}
+	defer g.memory.Give(taken)
+	g.sendFast(q, w, g.respond(q.Context(), c, p, text))
 	return true
 }
 
 // sendFast writes the answer to a request.
 func (g *Gateway) sendFast(q *http1.Request, w *http1.Writer, r rpcReply) {
+	defer g.memory.letGo(r.held)
 	w.Begin(r.httpStatus())
 	w.Raw(g.present(w.Began()).lines)
 	var room [128]byte
@@ -176,12 +183,11 @@ func (b *bounded) Err() error {
 	return nil
 }
 
-// Cancels implements http1.Bound.
-func (b *bounded) Cancels() context.Context {
-	if b.Context.Done() == nil {
-		return nil
-	}
-	return b.Context
+// AfterFunc is how contexts that are made of this one wait for its end; see
+// [context.AfterFunc].
+func (b *bounded) AfterFunc(f func()) (stop func() bool) {
+	b.Done()
+	return context.AfterFunc(b.timed.Load().Context, f)
 }
 
 // end frees what waiting has cost. The context has then ended for whoever still waits.
@@ -210,6 +216,8 @@ func (g *Gateway) badBody(err error) answer {
 	switch {
 	case errors.Is(err, errEncoding):
 		return refuse(outcomeMalformed, codeRequest, "requests are taken as they are or in gzip").with(http.StatusUnsupportedMediaType)
+	case errors.Is(err, http1.ErrNoRoom):
+		return noMemory()
 	case errors.Is(err, http1.ErrTooLarge), errors.Is(err, errInflated), errors.As(err, &over):
 		return exceed(kindSize, 0, "request is larger than %d bytes", g.cfg.MaxRequestBytes).with(http.StatusRequestEntityTooLarge)
 	case errors.Is(err, http1.ErrCutShort):

@@ -74,8 +74,7 @@ func openFeed(ctx context.Context, p *pool, avoid *node, limit int64) (*feed, er
 	return nil, last
 }
 
-// askFeed is a feed of the first node that answers at all, such as that of another
-// city, behind its gateway, or a provider's.
+// askFeed is a feed of the first node that answers at all, such as a provider's.
 func askFeed(p *pool, limit int64) (*feed, bool) {
 	var room [8]*node
 	for _, n := range p.candidates(room[:0]) {
@@ -92,9 +91,7 @@ func askFeed(p *pool, limit int64) (*feed, bool) {
 func (f *feed) asks() bool { return f.conn == nil }
 
 func dialFeed(ctx, life context.Context, n *node, limit int64) (*feed, error) {
-	ctx, cancel := context.WithTimeout(ctx, feedDial)
-	defer cancel()
-	conn, _, err := websocket.Dial(ctx, n.reached().WS, &websocket.DialOptions{HTTPClient: feedClient})
+	conn, err := dialNode(ctx, n.reached().WS, n.introduction(ctx))
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +100,14 @@ func dialFeed(ctx, life context.Context, n *node, limit int64) (*feed, error) {
 	f.gone, f.cancel = context.WithCancel(life)
 	go f.run()
 	return f, nil
+}
+
+// dialNode opens a WebSocket. To be given: what goes with the request for it.
+func dialNode(ctx context.Context, url string, header http.Header) (*websocket.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, feedDial)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{HTTPClient: feedClient, HTTPHeader: header})
+	return conn, err
 }
 
 // feedDial is how long a connection to a node may take.

@@ -29,6 +29,7 @@ type flight struct {
 
 	done   chan struct{} // nil while nobody follows
 	answer answer
+	height int64 // that the node which answered had at least
 }
 
 // idleFlights are those that nobody followed, to be used again.
@@ -55,6 +56,21 @@ func (f *flights) join(hash uint64, key []byte, version uint64, floor int64) (x 
 	}
 	s.flights[hash] = x // an older one is not followed any more
 	return x, true
+}
+
+// abandon gives up a read whose caller has gone, and tells whether it did: not if
+// somebody else waits for the answer.
+func (f *flights) abandon(hash uint64, x *flight) bool {
+	s := &f.shards[hash%uint64(len(f.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if x.done != nil {
+		return false
+	}
+	if s.flights[hash] == x {
+		delete(s.flights, hash)
+	}
+	return true
 }
 
 // land ends a read with its answer. The flight is not the caller's any more.

@@ -31,7 +31,10 @@ func newTransport() *http.Transport {
 	}
 }
 
-var errTooLarge = errors.New("answer is too large")
+var (
+	errTooLarge = errors.New("answer is too large")
+	errNoRoom   = errors.New("there is no memory for the answer now")
+)
 
 // statusError is an HTTP status with which no JSON-RPC response comes, and for how
 // long the node wants to be left alone (Retry-After), 0 if it does not say.
@@ -65,27 +68,30 @@ func newDirect(u *url.URL) *http1.Client {
 }
 
 // post sends a request to the node and returns its response of at most limit bytes,
-// which is the caller's to keep. It follows no redirect: a node does not choose where
+// which is the caller's to keep, and the room that was taken for it, which is the
+// caller's to give back. It follows no redirect: a node does not choose where
 // the gateway calls. A mortal request ends when the node is found dead.
-func (n *node) post(ctx context.Context, request []byte, limit int64, mortal bool) ([]byte, error) {
+func (n *node) post(ctx context.Context, request []byte, limit int64, mortal bool) (text []byte, taken int64, err error) {
 	if n.direct == nil || n.forwards.Load() {
 		return n.postSecurely(ctx, request, limit, mortal)
 	}
 	a, err := n.direct.Post(ctx, request, limit, mortal)
 	switch {
 	case errors.Is(err, http1.ErrAnswerTooLarge):
-		return nil, errTooLarge
+		return nil, 0, errTooLarge
+	case errors.Is(err, http1.ErrNoRoom):
+		return nil, 0, errNoRoom
 	case err != nil:
-		return nil, err
+		return nil, 0, err
 	case a.Status != http.StatusOK:
-		return nil, statusError{a.Status, readRetryAfter([]byte(a.RetryAfter))}
+		return nil, 0, statusError{a.Status, readRetryAfter([]byte(a.RetryAfter))}
 	}
-	return a.Body, nil
+	return a.Body, a.Taken, nil
 }
 
 // postSecurely is post over HTTPS, with headers of the node's own, or to another city's
 // gateway.
-func (n *node) postSecurely(ctx context.Context, request []byte, limit int64, mortal bool) ([]byte, error) {
+func (n *node) postSecurely(ctx context.Context, request []byte, limit int64, mortal bool) (text []byte, taken int64, err error) {
 	if mortal {
 		life, _ := n.alive()
 		asking, cancel := context.WithCancel(ctx)
@@ -102,44 +108,49 @@ func (n *node) postSecurely(ctx context.Context, request []byte, limit int64, mo
 	}).WithContext(ctx)
 	response, err := n.transport.RoundTrip(r)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		io.CopyN(io.Discard, response.Body, 4<<10) // so that the connection can be used again
-		return nil, statusError{response.StatusCode, readRetryAfter([]byte(response.Header.Get("Retry-After")))}
+		return nil, 0, statusError{response.StatusCode, readRetryAfter([]byte(response.Header.Get("Retry-After")))}
 	}
-	if response.ContentLength > limit {
-		return nil, errTooLarge
-	}
-	if response.ContentLength >= 0 {
-		text := make([]byte, response.ContentLength)
-		_, err = io.ReadFull(response.Body, text)
-		return text, err
-	}
-	text, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
-	if err == nil && int64(len(text)) > limit {
+	text, taken, err = http1.ReadBody(response.Body, response.ContentLength, limit, n.upstreams.memory)
+	switch {
+	case errors.Is(err, http1.ErrAnswerTooLarge):
 		err = errTooLarge
+	case errors.Is(err, http1.ErrNoRoom):
+		err = errNoRoom
 	}
-	return text, err
+	return text, taken, err
 }
 
 // ask sends a request to the node and returns its answer. The error says that
 // there was none, and that another node may be asked. What is found of the
 // node's health is noted.
 func (n *node) ask(ctx context.Context, request []byte, limit int64) (answer, error) {
+	a, err := n.fetch(ctx, request, limit)
+	n.upstreams.memory.letGo(a.held)
+	return a, err
+}
+
+// fetch is ask for an answer that goes on counting among what calls hold, until it is
+// let go.
+func (n *node) fetch(ctx context.Context, request []byte, limit int64) (answer, error) {
 	life, alive := n.alive()
 	// What waits for a node that is found dead meanwhile goes elsewhere at once.
-	text, err := n.post(ctx, request, limit, alive)
+	text, taken, err := n.post(ctx, request, limit, alive)
 	if err == nil {
 		var a answer
 		if a, err = parseAnswer(text); err == nil {
+			a.held = n.upstreams.memory.adopt(a.large(), taken)
 			return a, nil
 		}
+		n.upstreams.memory.Give(taken)
 	}
 	var status statusError
 	switch errors.As(err, &status); {
-	case errors.Is(err, errTooLarge), ctx.Err() != nil:
+	case errors.Is(err, errTooLarge), errors.Is(err, errNoRoom), ctx.Err() != nil:
 	case alive && life.Err() != nil:
 		err = errors.New("node was found dead meanwhile")
 	case status.code == http.StatusTooManyRequests, status.code == http.StatusServiceUnavailable && status.wait > 0:

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/gobwas/ws"
+	"github.com/openbsn/bsn/gateway/http1"
 )
 
 const (
@@ -40,6 +41,7 @@ var errLeft = errors.New("client has closed the connection")
 type frames struct {
 	r     *bufio.Reader
 	limit int64        // of a message, in bytes
+	room  http1.Room   // for it while it is read
 	heard atomic.Int64 // when the client last sent anything, Unix nanoseconds
 	head  [ws.MaxHeaderSize]byte
 }
@@ -50,6 +52,12 @@ func (f *frames) next(control func(op ws.OpCode, payload []byte) error) ([]byte,
 	var message []byte
 	state := ws.StateServerSide
 	text := false
+	taken := int64(0)
+	defer func() {
+		if taken > 0 {
+			f.room.Give(taken)
+		}
+	}()
 	for {
 		h, err := ws.ReadHeaderBuffer(f.r, f.head[:])
 		if err != nil {
@@ -77,6 +85,12 @@ func (f *frames) next(control func(op ws.OpCode, payload []byte) error) ([]byte,
 		start := len(message)
 		for left := h.Length; left > 0; {
 			at := len(message)
+			if at > 0 {
+				if !f.room.Take(min(left, frameStep)) {
+					return nil, &closing{websocket.StatusTryAgainLater, closeMemory}
+				}
+				taken += min(left, frameStep)
+			}
 			message = append(message, make([]byte, min(left, frameStep))...)
 			if _, err := io.ReadFull(f.r, message[at:]); err != nil {
 				return nil, err

@@ -81,6 +81,10 @@ type Config struct {
 	// CompressBytes is the size from which on answers are compressed for clients that
 	// take gzip; default 16 KiB, negative for never.
 	CompressBytes int `yaml:"compressBytes"`
+	// MaxMemoryBytes is the most that all calls hold together, in requests, answers and
+	// what waits for subscribers; default 512 MiB. Answers in the cache make room for
+	// them. Past it calls are refused.
+	MaxMemoryBytes int64 `yaml:"maxMemoryBytes"`
 	// MaxConnections is the most open connections, MaxConnectionsPerClient the most of
 	// one IPv4 address or IPv6 /64 network. The second does not hold for loopback
 	// addresses and trusted proxies. Default 16384 and 1024.
@@ -157,6 +161,7 @@ func (c *Config) complete() error {
 	orDefault(&c.Net, bsn.DefaultNet)
 	orDefault(&c.MaxRequestBytes, 1<<20)
 	orDefault(&c.MaxResponseBytes, 32<<20)
+	orDefault(&c.MaxMemoryBytes, 512<<20)
 	orDefault(&c.CompressBytes, 16<<10)
 	orDefault(&c.MaxConnections, 16384)
 	orDefault(&c.MaxConnectionsPerClient, 1024)
@@ -180,7 +185,7 @@ func (c *Config) complete() error {
 		return fmt.Errorf("gateway configuration: %w", err)
 	}
 	for name, n := range map[string]int64{
-		"maxRequestBytes": c.MaxRequestBytes, "maxResponseBytes": c.MaxResponseBytes, "maxBatch": int64(c.MaxBatch),
+		"maxRequestBytes": c.MaxRequestBytes, "maxResponseBytes": c.MaxResponseBytes, "maxMemoryBytes": c.MaxMemoryBytes, "maxBatch": int64(c.MaxBatch),
 		"maxConnections": int64(c.MaxConnections), "maxConnectionsPerClient": int64(c.MaxConnectionsPerClient),
 		"maxSubscriptions": int64(c.MaxSubscriptions), "maxBackfill": int64(c.MaxBackfill), "requestsPerSecond": int64(c.RequestsPerSecond), "unitsPerSecond": int64(c.UnitsPerSecond),
 		"appRequestsPerSecond": int64(c.AppRequestsPerSecond), "maxLag": c.MaxLag, "readTimeout": int64(c.ReadTimeout),
@@ -212,6 +217,7 @@ type Gateway struct {
 	ledger    bsn.Ledger
 	directory *directory
 	upstreams *upstreams
+	memory    *memory
 	packages  *packages
 	meter     *meter
 	quotas    quotas
@@ -267,8 +273,9 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 	if err != nil {
 		return nil, err
 	}
-	g.upstreams = newUpstreams(&g.cfg, frameworks, store, log)
-	g.meter.registry.MustRegister(g.upstreams.counts, g.neighbours.calls)
+	g.memory = newMemory(g.cfg.MaxMemoryBytes, store, g.cfg.Cache.MaxBytes)
+	g.upstreams = newUpstreams(&g.cfg, frameworks, store, g.memory, log)
+	g.meter.registry.MustRegister(g.upstreams.counts, g.neighbours.calls, g.memory)
 	g.draining, g.drain = context.WithCancel(context.Background())
 	g.replaced, g.replace = context.WithCancel(context.Background())
 	g.heard, g.unhear = context.WithCancel(context.Background())
@@ -298,6 +305,7 @@ func (g *Gateway) newFront() (*http1.Server, error) {
 		WriteTimeout: g.cfg.WriteTimeout, IdleTimeout: g.cfg.IdleTimeout,
 		MaxConns: g.cfg.MaxConnections, MaxConnsPerIP: g.cfg.MaxConnectionsPerClient,
 		Unbounded: func(a netip.Addr) bool { return a.IsLoopback() || g.proxies.trusts(a) },
+		Room:      g.memory,
 		Log:       g.log,
 	}, nil
 }

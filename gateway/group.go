@@ -149,7 +149,7 @@ func (t *tail) relay(ctx context.Context, f *feed) error {
 		a, err := f.call(ctx, t.namespace+"_subscribe", g.relay, func(_, result []byte) {
 			t.mu.Lock()
 			defer t.mu.Unlock()
-			g.send([][]byte{append(append([]byte(nil), result...), "}}"...)})
+			g.send([][]byte{append(append([]byte(nil), result...), "}}"...)}, 0)
 		})
 		if err != nil {
 			return err
@@ -177,14 +177,14 @@ func (t *tail) tell(b *block, removed bool) {
 		case g.filter == nil:
 			heads = g
 		case removed:
-			g.send(g.taken(b, len(b.entries), texts))
+			g.send(g.taken(b, len(b.entries), texts), 0)
 		default:
-			g.send(g.brought(b, 0, texts))
+			g.send(g.brought(b, 0, texts), b.number)
 		}
 	}
 	// The head comes after the logs, so that who has heard it has heard of all.
 	if heads != nil && !removed {
-		heads.send(heads.brought(b, 0, nil))
+		heads.send(heads.brought(b, 0, nil), b.number)
 	}
 }
 
@@ -245,8 +245,9 @@ func notice(result []byte, p position) []byte {
 // do not pile up.
 const sendTurn = 64
 
-// send notifies all who are level. The bytes are shared by all of them.
-func (g *group) send(texts [][]byte) {
+// send notifies all who are level of what the block of this number brought, 0 for
+// what is of no block. The bytes are shared by all of them.
+func (g *group) send(texts [][]byte, number int64) {
 	if len(texts) == 0 || len(g.subs) == 0 {
 		return
 	}
@@ -259,6 +260,7 @@ func (g *group) send(texts [][]byte) {
 			}
 			refused[k] = e
 		}
+		g.tail.shows(p.caller, number)
 	}
 	for i, s := range g.subs {
 		if refused != nil {
@@ -287,6 +289,9 @@ func (t *tail) serve(ctx context.Context, s *subscription) error {
 		if e := s.group.charge(&s.socket.caller, len(texts)); e != nil {
 			s.socket.endFor(e)
 			return errClosed
+		}
+		if len(texts) > 0 {
+			t.shows(&s.socket.caller, s.at.number)
 		}
 		for _, text := range texts {
 			if err := s.socket.pass(s, text, true); err != nil {

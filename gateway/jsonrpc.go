@@ -27,6 +27,7 @@ const (
 	codeDaily        = -32021 // the day's quota is used up
 	codeMonthly      = -32022 // the month's is
 	codeSize         = -32023 // what is asked for is too large
+	codeMemory       = -32024 // the gateway has no memory for one more call now
 	codeMethodDenied = -32030 // the key is not for this method
 	codeContract     = -32031 // nor for this contract
 	codeIP           = -32032 // nor to be used from this address
@@ -51,6 +52,15 @@ type answer struct {
 	outcome    outcome
 	limit      string // the kind of limit or restriction that was met, if one was
 	spent      spent
+	held       answerHeld // what it counts for among what calls hold
+}
+
+// large is the part of it that may be large.
+func (a *answer) large() []byte {
+	if a.failure != nil {
+		return a.failure
+	}
+	return a.result
 }
 
 func refuse(o outcome, code int, format string, args ...any) answer {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -54,6 +55,9 @@ func runChild(text string) error {
 	l.methods = methods
 	ledger := newMemoryLedger()
 	ledger.set(true)
+	if c.Config.MaxMemoryBytes > 0 {
+		debug.SetMemoryLimit(c.Config.MaxMemoryBytes + 64<<20)
+	}
 	g, err := New(c.Config, ledger, map[string]bsn.Framework{"lab": l}, shelf{}, quiet())
 	if err != nil {
 		return err

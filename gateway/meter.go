@@ -24,6 +24,7 @@ const (
 	outcomeMalformed   outcome = "malformed"   // no valid request
 	outcomeUnavailable outcome = "unavailable" // no node answered
 	outcomeAlone       outcome = "alone"       // for want of the ledger
+	outcomeLeft        outcome = "left"        // the caller had gone before there was an answer
 )
 
 // served tells whether a call that ended so is charged.

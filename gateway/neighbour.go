@@ -31,6 +31,9 @@ const (
 	projectHeader = "Bsn-Project"
 	// forwardCalls is how many calls of other cities' gateways run at once.
 	forwardCalls = 512
+	// forwardSockets is how many WebSockets they have open: one for each chain that is
+	// subscribed to there, and one for each client with filters.
+	forwardSockets = 256
 
 	preambleStart = "bsn-forward/1 "
 	maxPreamble   = len(preambleStart) + bsn.MaxName + 1
@@ -116,6 +119,7 @@ func (g *Gateway) serveForward() (end func(), err error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /forward/{chain}", g.serveNeighbour)
+	mux.HandleFunc("GET /forward/{chain}", g.serveNeighbourSocket)
 	s := &http.Server{
 		Handler: mux, ReadHeaderTimeout: g.cfg.HeaderTimeout, ReadTimeout: g.cfg.ReadTimeout, WriteTimeout: g.cfg.WriteTimeout,
 		IdleTimeout: g.cfg.IdleTimeout, MaxHeaderBytes: maxHeaderBytes, ErrorLog: slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
@@ -135,12 +139,42 @@ func (g *Gateway) serveForward() (end func(), err error) {
 	}, nil
 }
 
-// serveNeighbour has the city's own node answer another city's gateway, which has
-// looked at key, limits and policy, and meters.
-func (g *Gateway) serveNeighbour(w http.ResponseWriter, r *http.Request) {
+// neighbour is the city whose gateway calls. If it may not, that has been answered.
+func (g *Gateway) neighbour(w http.ResponseWriter, r *http.Request) (city string, ok bool) {
 	v, ok := r.Context().Value(vouchedKey{}).(*vouched)
 	if !ok || v.city == "" {
 		http.Error(w, "who calls is not known", http.StatusForbidden)
+		return "", false
+	}
+	if !g.isNeighbour(v.city) {
+		http.Error(w, "city "+v.city+" is not part of the network", http.StatusForbidden)
+		return "", false
+	}
+	return v.city, true
+}
+
+func (g *Gateway) isNeighbour(city string) bool {
+	c, known := g.directory.city(city)
+	return known && c.Status.Member()
+}
+
+// ownNode is the city's own node of a chain, if it may be asked.
+func (g *Gateway) ownNode(p *pool) *node {
+	for _, n := range p.nodes {
+		if n.city == g.cfg.City && n.may(time.Now().UnixNano()) {
+			return n
+		}
+	}
+	return nil
+}
+
+var errNoOwnNode = errors.New("this city has no node of the chain in service")
+
+// serveNeighbour has the city's own node answer another city's gateway, which has
+// looked at key, limits and policy, and meters.
+func (g *Gateway) serveNeighbour(w http.ResponseWriter, r *http.Request) {
+	from, ok := g.neighbour(w, r)
+	if !ok {
 		return
 	}
 	select {
@@ -151,11 +185,13 @@ func (g *Gateway) serveNeighbour(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "too many calls of other cities at once", http.StatusServiceUnavailable)
 		return
 	}
-	city, known := g.directory.city(v.city)
-	if !known || !city.Status.Member() {
-		http.Error(w, "city "+v.city+" is not part of the network", http.StatusForbidden)
+	taken, _, ok := g.memory.enter(g.bodySize(r))
+	if !ok {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "this gateway has no memory for one more call now", http.StatusServiceUnavailable)
 		return
 	}
+	defer g.memory.Give(taken)
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, g.cfg.MaxRequestBytes+4<<10))
 	if err != nil {
 		http.Error(w, "request did not arrive in full", http.StatusBadRequest)
@@ -168,11 +204,11 @@ func (g *Gateway) serveNeighbour(w http.ResponseWriter, r *http.Request) {
 	}
 	class, a, err := g.answerNeighbour(r, m)
 	if class != classNone { // then the chain is one that there is
-		g.neighbours.calls.WithLabelValues(v.city, r.PathValue("chain"), string(class)).Inc()
+		g.neighbours.calls.WithLabelValues(from, r.PathValue("chain"), string(class)).Inc()
 	}
 	if err != nil {
 		// The caller is to ask another city.
-		g.log.Debug("call of another city is not answered", "city", v.city, "project", r.Header.Get(projectHeader), "error", err)
+		g.log.Debug("call of another city is not answered", "city", from, "project", r.Header.Get(projectHeader), "error", err)
 		http.Error(w, "the node of this city does not answer", http.StatusBadGateway)
 		return
 	}
@@ -193,30 +229,30 @@ func (g *Gateway) answerNeighbour(r *http.Request, m message) (bsn.MethodClass, 
 		return method.Class, a, nil
 	}
 	p.touch(time.Now())
-	for _, n := range p.nodes {
-		if n.city != g.cfg.City || !n.may(time.Now().UnixNano()) {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), g.cfg.UpstreamTimeout)
-		defer cancel()
-		a, err := n.ask(ctx, appendRequest(nil, 1, m.method, m.params), g.cfg.MaxResponseBytes)
-		if method.Class == bsn.MethodSend {
-			p.state.changed()
-		}
-		return method.Class, a, err
+	n := g.ownNode(p)
+	if n == nil {
+		return method.Class, answer{}, errNoOwnNode
 	}
-	return method.Class, answer{}, errors.New("this city has no node of the chain in service")
+	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.UpstreamTimeout)
+	defer cancel()
+	a, err := n.fetch(ctx, appendRequest(nil, 1, m.method, m.params), g.cfg.MaxResponseBytes)
+	if method.Class == bsn.MethodSend {
+		p.state.changed()
+	}
+	return method.Class, a, err
 }
 
 // neighbours bound and count the calls of other cities' gateways.
 type neighbours struct {
 	slots chan struct{}
-	calls *prometheus.CounterVec
+	// sockets are the connections that they may have open.
+	sockets chan struct{}
+	calls   *prometheus.CounterVec
 }
 
 func newNeighbours() neighbours {
 	return neighbours{
-		slots: make(chan struct{}, forwardCalls),
+		slots: make(chan struct{}, forwardCalls), sockets: make(chan struct{}, forwardSockets),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bsn_gateway_forwarded_total", Help: "Calls of other cities' gateways that this city's nodes were asked for.",
 		}, []string{"city", "chain", "class"}),
@@ -251,9 +287,20 @@ func (n *node) target(ctx context.Context) (*url.URL, http.Header) {
 // reached is the endpoint at which the node is reached now.
 func (n *node) reached() bsn.Endpoint {
 	if n.forwards.Load() {
-		return bsn.Endpoint{HTTP: n.via.String()}
+		via := n.via.String()
+		return bsn.Endpoint{HTTP: via, WS: "ws" + strings.TrimPrefix(via, "http")}
 	}
 	return n.endpoint
+}
+
+// introduction goes with a connection to the node: to another city's gateway, the
+// project that it is for, if it is for one.
+func (n *node) introduction(ctx context.Context) http.Header {
+	project, _ := ctx.Value(projectKey{}).(string)
+	if project == "" || !n.forwards.Load() {
+		return nil
+	}
+	return http.Header{projectHeader: {project}}
 }
 
 // reach settles how another city's node is reached: at its address, where it is on this

@@ -92,7 +92,9 @@ func newNode(u *upstreams, p *pool, city string, endpoint bsn.Endpoint, header h
 		transport: u.transport, log: u.log, wake: make(chan struct{}, 1),
 	}
 	if header == nil {
-		n.direct = newDirect(address)
+		if n.direct = newDirect(address); n.direct != nil {
+			n.direct.Room = u.memory
+		}
 	}
 	n.life, n.end = context.WithCancel(context.Background())
 	return n, nil
@@ -331,10 +333,11 @@ func (n *node) askBlock(ctx context.Context, tag string) (h head, err error) {
 func (n *node) question(ctx context.Context, method string, params []byte) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
 	defer cancel()
-	text, err := n.post(ctx, appendRequest(nil, 1, method, params), maxHeader, false)
+	text, taken, err := n.post(ctx, appendRequest(nil, 1, method, params), maxHeader, false)
 	if err != nil {
 		return answer{}, err
 	}
+	defer n.upstreams.memory.Give(taken)
 	a, err := parseAnswer(text)
 	if err == nil && a.failure != nil {
 		err = fmt.Errorf("node answers %s with %s", method, clip(a.failure))

@@ -23,6 +23,7 @@ const (
 
 var (
 	errSlow   = errors.New("reader is too slow")
+	errMemory = errors.New("there is no memory for what waits")
 	errClosed = errors.New("connection has ended")
 )
 
@@ -49,6 +50,7 @@ type queue struct {
 	mu       sync.Mutex
 	room     sync.Cond
 	limit    int
+	memory   *memory
 	items    []outgoing
 	bytes    int
 	writing  bool // a writer runs
@@ -56,8 +58,8 @@ type queue struct {
 	closed   bool
 }
 
-func (q *queue) init(limit int) {
-	q.limit = limit
+func (q *queue) init(limit int, m *memory) {
+	q.limit, q.memory = limit, m
 	q.room.L = &q.mu
 }
 
@@ -73,6 +75,9 @@ func (q *queue) push(o outgoing, wait bool) (start bool, err error) {
 		}
 		q.room.Wait()
 	}
+	if !wait && q.bytes > 0 && q.memory.full() {
+		return false, errMemory // who keeps up does not suffer for those who do not
+	}
 	if q.finished {
 		return false, errClosed
 	}
@@ -83,6 +88,13 @@ func (q *queue) push(o outgoing, wait bool) (start bool, err error) {
 func (q *queue) add(o outgoing) {
 	q.items = append(q.items, o)
 	q.bytes += o.len() + itemCost
+	q.memory.Hold(int64(o.len() + itemCost))
+}
+
+// drop forgets what waits.
+func (q *queue) drop() {
+	q.memory.Give(int64(q.bytes))
+	q.items, q.bytes = nil, 0
 }
 
 func (q *queue) begin() (start bool) {
@@ -101,7 +113,7 @@ func (q *queue) finish(code websocket.StatusCode, reason string, last []byte) (s
 	}
 	q.finished = true
 	if last == nil {
-		q.items, q.bytes = nil, 0
+		q.drop()
 	} else {
 		q.add(outgoing{op: ws.OpText, text: last})
 	}
@@ -133,6 +145,7 @@ func (q *queue) take(b []byte) (out, large []byte, last, ok bool) {
 			b = append(b, o.text...)
 		}
 		q.bytes -= size + itemCost
+		q.memory.Give(int64(size + itemCost))
 		last = o.op == ws.OpClose
 		q.items[n] = outgoing{}
 	}
@@ -160,6 +173,7 @@ func (q *queue) settle() {
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.finished, q.closed, q.items, q.bytes = true, true, nil, 0
+	q.drop()
+	q.finished, q.closed = true, true
 	q.room.Broadcast()
 }

@@ -63,7 +63,8 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 			if e.Shows >= 0 {
 				q.saw(e.Shows)
 			}
-			return answer{result: e.Answer, outcome: outcomeOK}
+			q.of(e.Height)
+			return answer{result: e.Answer, outcome: outcomeOK, held: p.memory.hold(e.Answer)}
 		}
 	}
 	f, first := s.flights.join(q.hash, q.key, version, q.floor)
@@ -71,10 +72,13 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 		p.counts.joined.Inc()
 		select {
 		case <-f.done:
-			q.show(f.answer)
-			return f.answer
+			a := f.answer
+			a.held = p.memory.hold(a.large())
+			q.of(f.height)
+			q.show(a)
+			return a
 		case <-ctx.Done():
-			return unavailable(ctx, p.chain, nil)
+			return without(ctx, p)
 		}
 	}
 	var a answer
@@ -85,39 +89,25 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 		}
 		s.flights.land(q.hash, f, a)
 	}()
-	asking := ctx
-	if forwards := p.forwards(); forwards || !onlyTimed(ctx) {
-		// Others may wait for the answer after the one who asked first has gone.
-		asking = context.WithoutCancel(ctx)
-		if forwards {
-			asking = context.WithValue(asking, projectKey{}, c.id)
-		}
-		bounded := until(asking, ctx)
-		defer bounded.end()
-		asking = bounded
+	e := s.newErrand(ctx, c.id, p.forwards(), q.hash, f)
+	defer e.finish()
+	if e.client == nil {
+		defer context.AfterFunc(beneath(ctx), e.Interrupt)()
 	}
 	request := appendRequest(make([]byte, 0, 64+len(m.method)+len(m.params)), 1, m.method, m.params)
-	t := p.ask(asking, &q, request)
+	t := p.ask(e, &q, request)
 	a, asked = t.answer, true
+	if e.left.Load() && !t.good() {
+		p.memory.letGo(a.held)
+		return without(e, p)
+	}
 	if t.node != nil {
+		f.height = t.head
 		q.keep(t, version)
+		q.of(t.head)
 		q.show(a)
 	}
 	return a
-}
-
-// until returns ctx with the deadline of another context, or a minute if it has none.
-func until(ctx, other context.Context) *bounded {
-	if at, ok := other.Deadline(); ok {
-		return &bounded{Context: ctx, at: at}
-	}
-	return within(ctx, time.Now().Add(time.Minute))
-}
-
-// onlyTimed tells whether nothing but its deadline ends a context.
-func onlyTimed(ctx context.Context) bool {
-	b, ok := ctx.(*bounded)
-	return ok && b.Cancels() == nil
 }
 
 // needs returns the height that a node must have for this question, of which the
@@ -208,12 +198,13 @@ type turn struct {
 
 // good tells whether no other node needs to be asked.
 func (t *turn) good() bool {
-	return t.err == nil && (t.failure == nil || t.verdict == verdictAnswer) || errors.Is(t.err, errTooLarge)
+	return t.err == nil && (t.failure == nil || t.verdict == verdictAnswer) ||
+		errors.Is(t.err, errTooLarge) || errors.Is(t.err, errNoRoom)
 }
 
 func (p *pool) turn(ctx context.Context, n *node, request []byte, limit int64) turn {
 	t := turn{node: n, head: n.head.Load()}
-	t.answer, t.err = n.ask(ctx, request, limit)
+	t.answer, t.err = n.fetch(ctx, request, limit)
 	if t.err == nil {
 		if t.failure != nil {
 			t.verdict = judge(t.failure)
@@ -234,6 +225,7 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 	settle := func(t turn) bool {
 		switch {
 		case t.good():
+			p.memory.letGo(best.held)
 			best = t
 			return true
 		case t.err != nil:
@@ -242,8 +234,9 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 			tries++
 			p.counts.retried.Inc()
 			if best.node == nil || best.verdict == verdictLimited {
-				best = t
+				t, best = best, t
 			}
+			p.memory.letGo(t.held)
 		}
 		return ctx.Err() != nil || tries >= readTries
 	}
@@ -266,6 +259,8 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 		return turn{answer: p.nobody(ctx, q, last)}
 	case errors.Is(best.err, errTooLarge):
 		best.answer = exceed(kindSize, 0, "answer is larger than %d bytes: ask for less at once", q.limit)
+	case errors.Is(best.err, errNoRoom):
+		best.answer = noMemory()
 	}
 	return best
 }
@@ -275,7 +270,6 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 // that were not known to be level are looked at by then, and added to those asked.
 func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *question, request []byte, settle func(turn) bool) {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	turns := make(chan turn, len(p.nodes))
 	next, pending, looks, limit := 0, 0, 0, q.limit
 	ask := func() {
@@ -288,6 +282,17 @@ func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *quest
 			turns <- t
 		}()
 	}
+	defer func() {
+		cancel()
+		if pending > 0 { // what still comes is nobody's
+			go func() {
+				for range pending {
+					t := <-turns
+					p.memory.letGo(t.held)
+				}
+			}()
+		}
+	}()
 	ask()
 	late := time.NewTimer(p.state.pace.after(q.method.Units))
 	defer late.Stop()

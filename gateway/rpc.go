@@ -77,6 +77,12 @@ func (g *Gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		g.reply(w, nil, bad)
 		return
 	}
+	taken, bad, ok := g.memory.enter(g.bodySize(r))
+	if !ok {
+		g.reply(w, nil, bad)
+		return
+	}
+	defer g.memory.Give(taken)
 	text, bad, ok := g.readBody(w, r)
 	if !ok {
 		g.reply(w, nil, bad)
@@ -92,7 +98,7 @@ func (g *Gateway) respond(ctx context.Context, c caller, p *pool, text []byte) r
 		if out == nil {
 			status = http.StatusNoContent
 		}
-		return rpcReply{answer: answer{status: status, spent: cost}, batch: out}
+		return rpcReply{answer: answer{status: status, spent: cost, held: g.memory.hold(out)}, batch: out}
 	}
 	m, bad, ok := parseMessage(text)
 	if !ok {
@@ -100,9 +106,18 @@ func (g *Gateway) respond(ctx context.Context, c caller, p *pool, text []byte) r
 	}
 	a := g.call(ctx, c, p, m, nil)
 	if m.id == nil { // a notification has no response
+		g.memory.letGo(a.held)
 		return rpcReply{answer: answer{status: http.StatusNoContent, spent: a.spent}}
 	}
 	return rpcReply{answer: a, id: m.id}
+}
+
+// bodySize is how large a request's body is or, if it does not say, may be.
+func (g *Gateway) bodySize(r *http.Request) int {
+	if r.ContentLength < 0 || r.ContentLength > g.cfg.MaxRequestBytes {
+		return int(g.cfg.MaxRequestBytes)
+	}
+	return int(r.ContentLength)
 }
 
 // readBody reads a request's body within the limit.
@@ -144,7 +159,8 @@ func (g *Gateway) batch(ctx context.Context, c caller, p *pool, text []byte, sub
 	}
 	costs := make([]spent, len(entries))
 	replies := make([][]byte, len(entries))
-	var total atomic.Int64
+	var total, held atomic.Int64
+	defer func() { g.memory.Give(held.Load()) }()
 	var group errgroup.Group
 	group.SetLimit(batchParallel)
 	for i, entry := range entries {
@@ -158,12 +174,20 @@ func (g *Gateway) batch(ctx context.Context, c caller, p *pool, text []byte, sub
 			if ok {
 				a = g.call(ctx, c, p, m, subscribe)
 			}
+			defer g.memory.letGo(a.held)
 			costs[i] = a.spent
 			if m.id == nil {
 				return nil
 			}
-			if total.Add(int64(len(a.result))) > g.cfg.MaxResponseBytes {
+			size := int64(len(a.result))
+			if total.Add(size) > g.cfg.MaxResponseBytes {
 				a = exceed(kindSize, 0, "answers of the batch are larger than %d bytes together: split it", g.cfg.MaxResponseBytes)
+			} else if size > smallCall {
+				if g.memory.Take(size) {
+					held.Add(size)
+				} else {
+					a = noMemory()
+				}
 			}
 			replies[i] = appendReply(nil, m.id, a)
 			return nil
@@ -206,6 +230,7 @@ func (g *Gateway) reply(w http.ResponseWriter, id []byte, a answer) {
 
 // sendSlow is sendFast for the handlers. Without a request nothing is compressed.
 func (g *Gateway) sendSlow(w http.ResponseWriter, r *http.Request, reply rpcReply) {
+	defer g.memory.letGo(reply.held)
 	reply.spent.tell(w.Header())
 	if reply.status == http.StatusNoContent {
 		w.WriteHeader(reply.status)

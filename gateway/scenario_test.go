@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -25,10 +27,15 @@ import (
 //	node CITY release            lets go on what hangs
 //	node CITY METHOD ANSWER      what it answers to a method: result JSON, error CODE TEXT,
 //	                             status CODE [HEADER VALUE] or hang; perhaps "after DURATION" before
+//	node CITY tells N            its newest block, of which it tells those who subscribed; waits for nothing
 //	call [as KEY] METHOD [PARAMS]  asks the gateway; prints the result, or on stderr the error. Fails for an error.
 //	                             Status and headers go to stderr, too. KEY is one (as without it) or other
 //	calls N METHOD [PARAMS]      the same N times at once; prints each different result
 //	begin METHOD [PARAMS], end   a call that goes on meanwhile
+//	leave                        the client of that call hangs up instead
+//	left CITY METHOD N           waits until so many who asked the node for the method have hung up before the answer
+//	subscribe KIND               subscribes to heads (newHeads) with key one, on a connection that stays
+//	heard N                      waits until it has been told of the head of that number
 //	warm N METHOD                the same N times one after the other
 //	pause DURATION               lets time pass in which nothing must happen
 //	asked CITY METHOD N          fails unless the node was asked for the method N times since it was last asked this
@@ -46,6 +53,8 @@ func TestScenarios(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"config": command((*scenario).config), "chain": command((*scenario).start), "node": command((*scenario).node),
+			"subscribe": command((*scenario).subscribe), "heard": command((*scenario).heard),
+			"leave": command((*scenario).leave), "left": command((*scenario).left),
 			"call": command((*scenario).call), "calls": command((*scenario).calls), "begin": command((*scenario).begin), "end": command((*scenario).end),
 			"warm": command((*scenario).warm), "pause": command((*scenario).pause),
 			"asked": command((*scenario).asked), "await": command((*scenario).await),
@@ -61,6 +70,9 @@ type scenario struct {
 	cfg     Config
 	world   *scriptedWorld
 	pending chan said
+	hangUp  context.CancelFunc // on the pending call
+	heads   chan int64         // what the subscriber was told of
+	socket  *websocket.Conn
 }
 
 // said is what a command prints.
@@ -86,6 +98,9 @@ func command(f func(s *scenario, args []string) said) func(*testscript.TestScrip
 func fails(format string, args ...any) said { return said{err: fmt.Errorf(format, args...)} }
 
 func (s *scenario) close() {
+	if s.socket != nil {
+		_ = s.socket.CloseNow()
+	}
 	if s.world != nil {
 		s.world.close()
 	}
@@ -99,6 +114,8 @@ func (s *scenario) config(args []string) said {
 	switch args[0] {
 	case "cache.maxBytes":
 		s.cfg.Cache.MaxBytes, err = strconv.ParseInt(args[1], 10, 64)
+	case "maxMemoryBytes":
+		s.cfg.MaxMemoryBytes, err = strconv.ParseInt(args[1], 10, 64)
 	case "cache.head":
 		s.cfg.Cache.Head, err = time.ParseDuration(args[1])
 	case "upstreamTimeout":
@@ -139,6 +156,10 @@ func (s *scenario) node(args []string) said {
 		}
 	case what == "final" && len(args) == 1:
 		n.final, err = strconv.ParseInt(args[0], 10, 64)
+	case what == "tells" && len(args) == 1:
+		n.head, err = strconv.ParseInt(args[0], 10, 64)
+		n.hash = fmt.Sprintf("0x%064x", n.head)
+		n.tellHead()
 	case what == "stop" || what == "start":
 		n.down = what == "stop"
 	case what == "release":
@@ -156,12 +177,16 @@ func (s *scenario) node(args []string) said {
 }
 
 // ask makes one call.
-func (s *scenario) ask(key string, args []string) (r said) {
+func (s *scenario) ask(key string, args []string) said {
+	return s.askUntil(context.Background(), key, args)
+}
+
+func (s *scenario) askUntil(ctx context.Context, key string, args []string) (r said) {
 	params := "[]"
 	if len(args) > 1 {
 		params = args[1]
 	}
-	got, err := s.world.post(key, string(appendRequest(nil, 5, args[0], []byte(params))))
+	got, err := s.world.postUntil(ctx, "lab", key, string(appendRequest(nil, 5, args[0], []byte(params))))
 	if err != nil {
 		return said{err: err}
 	}
@@ -251,7 +276,9 @@ func (s *scenario) begin(args []string) said {
 		return fails("usage: begin METHOD [PARAMS], once before end")
 	}
 	s.pending = make(chan said, 1)
-	go func(c chan said) { c <- s.ask("one", args) }(s.pending)
+	var ctx context.Context
+	ctx, s.hangUp = context.WithCancel(context.Background())
+	go func(c chan said) { c <- s.askUntil(ctx, "one", args) }(s.pending)
 	return said{}
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/framework/evm"
 )
@@ -30,8 +31,10 @@ type scriptedNode struct {
 	hash    string
 	final   int64
 	down    bool
-	headers http.Header        // of the newest request
-	model   func(message) line // says everything but what the watch asks, if there is one
+	headers http.Header             // of the newest request
+	told    map[*websocket.Conn]int // WebSockets, and how many subscriptions to heads each has
+	hungUp  map[string]int          // how often who asked for a method did not wait for the answer
+	model   func(message) line      // says everything but what the watch asks, if there is one
 }
 
 // line is an answer of a scripted node.
@@ -44,13 +47,14 @@ type line struct {
 }
 
 func newScripted() *scriptedNode {
-	n := &scriptedNode{lines: map[string]line{}, asked: map[string]int{}, release: make(chan struct{})}
+	n := &scriptedNode{lines: map[string]line{}, asked: map[string]int{}, release: make(chan struct{}), told: map[*websocket.Conn]int{}, hungUp: map[string]int{}}
 	n.server = httptest.NewServer(n)
 	return n
 }
 
 func (n *scriptedNode) close() {
 	n.let()
+	n.dropSockets()
 	n.server.Close()
 }
 
@@ -69,6 +73,10 @@ func (n *scriptedNode) count(method string) int {
 }
 
 func (n *scriptedNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header.Get("Upgrade") != "" {
+		n.serveSocket(w, r)
+		return
+	}
 	text, _ := io.ReadAll(r.Body)
 	m, _, ok := parseMessage(text)
 	n.mu.Lock()
@@ -93,6 +101,9 @@ func (n *scriptedNode) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-release:
 		case <-r.Context().Done():
+			n.mu.Lock()
+			n.hungUp[m.method]++
+			n.mu.Unlock()
 		}
 	}
 	if l.delay > 0 {
@@ -164,7 +175,8 @@ type scriptedChain struct {
 func (c *scriptedChain) Methods() bsn.Methods { return c.methods }
 
 func (c *scriptedChain) Endpoint(_ bsn.Net, _ bsn.Chain, city int) bsn.Endpoint {
-	return bsn.Endpoint{HTTP: c.scripted[city-1].server.URL}
+	u := c.scripted[city-1].server.URL
+	return bsn.Endpoint{HTTP: u, WS: "ws" + strings.TrimPrefix(u, "http")}
 }
 
 // scriptedWorld is a gateway of the first of some cities, each with a scripted node.
@@ -254,7 +266,11 @@ func (w *scriptedWorld) know(city string) error {
 func (w *scriptedWorld) post(key, body string) (reply, error) { return w.postTo("lab", key, body) }
 
 func (w *scriptedWorld) postTo(chain, key, body string) (reply, error) {
-	r, err := http.NewRequest(http.MethodPost, w.url+"/rpc/"+chain, strings.NewReader(body))
+	return w.postUntil(context.Background(), chain, key, body)
+}
+
+func (w *scriptedWorld) postUntil(ctx context.Context, chain, key, body string) (reply, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url+"/rpc/"+chain, strings.NewReader(body))
 	if err != nil {
 		return reply{}, err
 	}

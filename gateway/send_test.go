@@ -167,7 +167,7 @@ func scripted(t *testing.T, answers []string, knows []bool) (*pool, *[]int) {
 	t.Helper()
 	asked := make([]int, len(answers))
 	p := &pool{chain: bsn.Chain{Name: "lab"}, maxLag: 4, methods: bsn.Methods{Methods: map[string]bsn.Method{transactionMethod: {}}}}
-	u := newUpstreams(&Config{}, nil, nil, quiet())
+	u := newUpstreams(&Config{}, nil, nil, newMemory(1<<20, nil, 0), quiet())
 	for i, text := range answers {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var b strings.Builder

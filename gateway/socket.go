@@ -14,6 +14,7 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/gobwas/ws"
+	"github.com/openbsn/bsn/gateway/http1"
 )
 
 const (
@@ -35,6 +36,7 @@ const (
 	closeSlow      = "client reads too slowly"
 	closeChanged   = "restrictions of the key have changed: connect again"
 	closeAlone     = "the ledger has not been heard of for too long: connect again later, or to another city"
+	closeMemory    = "gateway has no memory for this now: connect again later, or to another city"
 	closeUpstream  = "node was lost: connect and subscribe again"
 )
 
@@ -82,9 +84,9 @@ func (g *Gateway) serveSocket(w http.ResponseWriter, r *http.Request) {
 		return // upgrade has answered
 	}
 	s := &socket{g: g, conn: conn, caller: c, chain: p.chain.Name, slots: make(chan struct{}, socketCalls)}
-	s.in.r, s.in.limit = reader, g.cfg.MaxRequestBytes
+	s.in.r, s.in.limit, s.in.room = reader, g.cfg.MaxRequestBytes, g.memory
 	s.in.heard.Store(time.Now().UnixNano())
-	s.out.init(socketQueue)
+	s.out.init(socketQueue, g.memory)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	g.open.Add(1)
 	g.sockets.Store(s, nil)
@@ -199,8 +201,7 @@ func (s *socket) handle(text []byte) {
 		}
 	}()
 	var opened []opening
-	reply := s.answer(s.ctx, text, &opened)
-	if reply != nil && s.push(outgoing{op: ws.OpText, text: reply}, true) != nil {
+	if s.reply(text, &opened) != nil {
 		return
 	}
 	// Only now does the client know the subscription's id.
@@ -209,6 +210,24 @@ func (s *socket) handle(text []byte) {
 			s.end(websocket.StatusServiceRestart, closeReason(err))
 		}
 	}
+}
+
+// reply answers one message, if there is memory for that.
+func (s *socket) reply(text []byte, opened *[]opening) error {
+	taken, bad, ok := s.g.memory.enter(len(text))
+	var reply []byte
+	if ok {
+		defer s.g.memory.Give(taken)
+		reply = s.answer(s.ctx, text, opened)
+	} else {
+		m, _, _ := parseMessage(text)
+		reply = appendReply(nil, m.id, bad)
+	}
+	if reply == nil {
+		return nil
+	}
+	defer s.g.memory.letGo(s.g.memory.hold(reply))
+	return s.push(outgoing{op: ws.OpText, text: reply}, true)
 }
 
 // closeReason is an error as a close frame holds it, which has room for 123 bytes.
@@ -239,6 +258,7 @@ func (s *socket) answer(ctx context.Context, text []byte, opened *[]opening) []b
 		return appendReply(nil, m.id, bad)
 	}
 	a := s.g.call(ctx, c, p, m, subscribe)
+	defer s.g.memory.letGo(a.held)
 	if m.id == nil {
 		return nil
 	}
@@ -287,8 +307,11 @@ func (s *socket) pass(sub *subscription, text []byte, wait bool) error {
 // does not. Whether the client may still be told is looked at when the ledger says
 // something new, and every second.
 func (s *socket) notify(sub *subscription, text []byte) {
-	if errors.Is(s.pass(sub, text, false), errSlow) {
+	switch err := s.pass(sub, text, false); {
+	case errors.Is(err, errSlow):
 		s.end(websocket.StatusPolicyViolation, closeSlow)
+	case errors.Is(err, errMemory):
+		s.end(websocket.StatusTryAgainLater, closeMemory)
 	}
 }
 
@@ -332,6 +355,7 @@ func (g *Gateway) tend(ctx context.Context) {
 			return
 		case <-tick.C:
 			g.lookAll()
+			g.memory.relax()
 		}
 	}
 }
@@ -354,6 +378,8 @@ func (g *Gateway) look(s *socket) {
 		s.end(websocket.StatusTryAgainLater, closeAlone)
 	case against != nil:
 		s.endFor(against)
+	case len(s.slots) == cap(s.slots) && http1.Gone(s.conn):
+		s.cancel() // nothing is read that would tell
 	case silent > socketPing+g.cfg.UpstreamTimeout+socketWrite:
 		// While all slots are taken nothing is read, the pong neither.
 		s.conn.Close()

@@ -205,7 +205,7 @@ func TestFrames(t *testing.T) {
 		{"too large in parts", join(frame(ws.OpText, false, strings.Repeat("x", 60)), frame(ws.OpContinuation, true, strings.Repeat("x", 60))), "", websocket.StatusMessageTooBig, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := frames{r: bufio.NewReader(bytes.NewReader(c.text)), limit: 100}
+			f := frames{r: bufio.NewReader(bytes.NewReader(c.text)), limit: 100, room: newMemory(1<<20, nil, 0)}
 			var controls string
 			got, err := f.next(func(_ ws.OpCode, payload []byte) error { controls += string(payload); return nil })
 			var bad *closing
@@ -219,7 +219,7 @@ func TestFrames(t *testing.T) {
 func FuzzFrames(f *testing.F) {
 	f.Add(ws.MustCompileFrame(ws.MaskFrameInPlaceWith(ws.NewTextFrame([]byte("abc")), [4]byte{1, 2, 3, 4})))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		in := frames{r: bufio.NewReader(bytes.NewReader(text)), limit: 1000}
+		in := frames{r: bufio.NewReader(bytes.NewReader(text)), limit: 1000, room: newMemory(1<<20, nil, 0)}
 		for {
 			m, err := in.next(func(ws.OpCode, []byte) error { return nil })
 			if err != nil {
@@ -255,7 +255,7 @@ func TestSocketKeyRevoked(t *testing.T) {
 // What goes out is what was put in, in frames, and notifications with their id.
 func TestQueue(t *testing.T) {
 	var q queue
-	q.init(3 * (10 + itemCost))
+	q.init(3*(10+itemCost), newMemory(1<<20, nil, 0))
 	item := outgoing{op: ws.OpText, text: make([]byte, 10)}
 	for i := range 3 {
 		if start, err := q.push(item, false); err != nil || start != (i == 0) {

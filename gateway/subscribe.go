@@ -247,6 +247,9 @@ func (s *subscription) start(ctx context.Context) error {
 		s.socket.endFor(e)
 		return errClosed
 	}
+	if len(s.held) > 0 {
+		s.group.tail.shows(&s.socket.caller, s.at.number)
+	}
 	for _, text := range s.held {
 		if err := s.socket.pass(s, text, true); err != nil {
 			return err
@@ -393,7 +396,7 @@ func (s *socket) own(ctx context.Context, p *pool) (*feed, error) {
 	if f != nil || over {
 		return f, nil
 	}
-	f, err := openFeed(ctx, p, nil, s.g.cfg.MaxResponseBytes)
+	f, err := openFeed(context.WithValue(ctx, projectKey{}, s.caller.id), p, nil, s.g.cfg.MaxResponseBytes)
 	if err != nil {
 		return nil, err
 	}

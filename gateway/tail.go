@@ -252,7 +252,7 @@ func (t *tail) subscribe(ctx context.Context, f *feed) error {
 			f.close()
 			return
 		}
-		t.hear(b)
+		t.hear(f, b)
 	})
 	if err == nil && a.failure != nil {
 		err = fmt.Errorf("node refuses a subscription: %s", clip(a.failure))
@@ -266,12 +266,13 @@ func (t *tail) look(ctx context.Context, f *feed) error {
 	if err != nil {
 		return err
 	}
-	t.hear(b)
+	t.hear(f, b)
 	return nil
 }
 
 // hear notes a head for run.
-func (t *tail) hear(b *block) {
+func (t *tail) hear(f *feed, b *block) {
+	t.saw(f.node, b)
 	t.mu.Lock()
 	if t.heads = append(t.heads, b); len(t.heads) > tailRing {
 		t.heads = t.heads[1:] // back-filled from the next one

@@ -27,6 +27,7 @@ type upstreams struct {
 	transport  *http.Transport
 	cache      *cache.Store
 	counts     *readCounts
+	memory     *memory
 	log        *slog.Logger
 	pools      atomic.Pointer[map[string]*pool]
 
@@ -44,8 +45,8 @@ type Protocol interface {
 	Describe(pkg []byte) ([]bsn.Interface, error)
 }
 
-func newUpstreams(cfg *Config, frameworks map[string]bsn.Framework, store *cache.Store, log *slog.Logger) *upstreams {
-	u := &upstreams{cfg: cfg, frameworks: frameworks, log: log, transport: newTransport(), cache: store, counts: newReadCounts(store)}
+func newUpstreams(cfg *Config, frameworks map[string]bsn.Framework, store *cache.Store, m *memory, log *slog.Logger) *upstreams {
+	u := &upstreams{memory: m, cfg: cfg, frameworks: frameworks, log: log, transport: newTransport(), cache: store, counts: newReadCounts(store)}
 	u.pools.Store(&map[string]*pool{})
 	return u
 }
@@ -58,6 +59,7 @@ type pool struct {
 	nodes     []*node // this city's own first
 	maxLag    int64
 	state     *chainState
+	memory    *memory
 	cache     *cache.Store
 	counts    chainCounts
 }
@@ -122,7 +124,7 @@ func (u *upstreams) rebuild(ctx context.Context) {
 	chains := u.outside.records(u.ledger)
 	pools := make(map[string]*pool, len(chains))
 	for _, c := range chains {
-		p := &pool{chain: c, maxLag: u.cfg.MaxLag, cache: u.cache}
+		p := &pool{chain: c, maxLag: u.cfg.MaxLag, memory: u.memory, cache: u.cache}
 		if f := u.protocol(c); f != nil {
 			p.framework, p.methods = f, f.Methods()
 			if c.Kind == bsn.ChainPublic {

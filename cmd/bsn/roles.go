@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
@@ -16,6 +17,10 @@ import (
 	"github.com/openbsn/bsn/framework/evm"
 	"github.com/openbsn/bsn/gateway"
 )
+
+// gatewayBase is what a gateway needs beside what calls hold, in bytes: records,
+// connections, metrics.
+const gatewayBase = 256 << 20
 
 // gatewayRun is what a city's daemon starts: people do not call it.
 func gatewayRun(s *session) *cobra.Command {
@@ -44,6 +49,10 @@ func gatewayRun(s *session) *cobra.Command {
 			}
 			role.Gateway.Protocols = map[string]gateway.Protocol{evm.PublicName: public}
 			client := api.DialGateway(role.API, role.Secret)
+			if _, set := os.LookupEnv("GOMEMLIMIT"); !set {
+				// What is garbage is to be collected before calls are refused for it.
+				debug.SetMemoryLimit(role.Gateway.MaxMemoryBytes + gatewayBase)
+			}
 			g, err := gateway.New(role.Gateway, client, frameworks, artifacts{client}, logger(level))
 			if err != nil {
 				return err

@@ -92,6 +92,13 @@ func (s *Store) Put(key []byte, e Entry) {
 	s.entries.Set(string(key), e)
 }
 
+// Resize has the store take at most so many bytes from now on.
+func (s *Store) Resize(bytes int64) {
+	if s != nil {
+		s.entries.SetMaximum(uint64(max(bytes, 0)))
+	}
+}
+
 // Size is about what the store takes, and how many answers it keeps.
 func (s *Store) Size() (bytes uint64, entries int) {
 	if s == nil {

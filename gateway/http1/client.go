@@ -33,6 +33,10 @@ var ErrAnswerTooLarge = errors.New("answer is too large")
 // Client posts to one address in plain HTTP/1.1, over connections that it keeps. It
 // follows no redirect. The zero value is not usable; make one with NewClient.
 type Client struct {
+	// Room is where answers are read into; nil for no bound. It is set before the first
+	// request.
+	Room Room
+
 	address string
 	head    []byte // up to the number of Content-Length
 
@@ -56,15 +60,19 @@ type Answer struct {
 	RetryAfter string // the header field, if the status is not 200
 	// Body is the caller's to keep. It is read if the status is 200.
 	Body []byte
+	// Taken is the room that it has, which the caller is to give back.
+	Taken int64
 }
 
-// Bound is a context whose end is its deadline, or that of a context beneath it that
-// cannot be cancelled: nothing but the deadline need be watched.
+// Bound is a context that tells the one who waits for it, if it ends before its
+// deadline, at less cost than a goroutine or a channel.
 type Bound interface {
 	context.Context
-	// Cancels returns the context beneath that may be cancelled before the deadline,
-	// nil if there is none.
-	Cancels() context.Context
+	// Enter has Interrupt called if the context is cancelled before Leave, at once if it
+	// has been.
+	Enter(Waiting)
+	// Leave takes that back. Interrupt has returned by then, or is not called.
+	Leave()
 }
 
 // Post sends a body and returns the answer of at most limit bytes. A request that
@@ -77,7 +85,7 @@ func (c *Client) Post(ctx context.Context, body []byte, limit int64, mortal bool
 		if err != nil {
 			return Answer{}, err
 		}
-		a, reusable, err := l.exchange(ctx, c.head, body, limit)
+		a, reusable, err := l.exchange(ctx, c, body, limit)
 		c.put(l, reusable && err == nil)
 		if err == nil {
 			return a, nil
@@ -85,7 +93,7 @@ func (c *Client) Post(ctx context.Context, body []byte, limit int64, mortal bool
 		if ctx.Err() != nil {
 			return a, ctx.Err()
 		}
-		if !l.used || l.heard || l.aborted || errors.Is(err, os.ErrDeadlineExceeded) {
+		if !l.used || l.heard || l.aborted || errors.Is(err, ErrNoRoom) || errors.Is(err, os.ErrDeadlineExceeded) {
 			return a, err
 		}
 	}
@@ -137,6 +145,7 @@ type link struct {
 	since  time.Time // when the last request was sent
 	used   bool      // before the present request
 	heard  bool      // something of the present answer has come
+	cut    bool      // its deadline was cut by who asked
 
 	// Under the client's mutex.
 	next, prev *link
@@ -241,7 +250,7 @@ func (c *Client) put(l *link, reusable bool) {
 }
 
 // exchange sends one request and reads its answer.
-func (l *link) exchange(ctx context.Context, head, body []byte, limit int64) (a Answer, reusable bool, err error) {
+func (l *link) exchange(ctx context.Context, c *Client, body []byte, limit int64) (a Answer, reusable bool, err error) {
 	l.since = time.Now()
 	if by, ok := ctx.Deadline(); ok {
 		// Setting it costs much: it may be up to an eighth later.
@@ -253,19 +262,22 @@ func (l *link) exchange(ctx context.Context, head, body []byte, limit int64) (a 
 		l.by = time.Time{}
 		_ = l.nc.SetDeadline(l.by)
 	}
-	watched := ctx
 	if b, ok := ctx.(Bound); ok {
-		watched = b.Cancels()
-	}
-	if watched != nil && watched.Done() != nil {
-		stop := context.AfterFunc(watched, func() { _ = l.nc.SetDeadline(past) })
+		l.cut = false
+		b.Enter(l)
+		defer func() {
+			b.Leave()
+			reusable = reusable && !l.cut
+		}()
+	} else if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() { _ = l.nc.SetDeadline(past) })
 		defer func() {
 			if !stop() {
 				reusable = false // its deadline may be cut at any moment
 			}
 		}()
 	}
-	l.out = strconv.AppendInt(append(l.out[:0], head...), int64(len(body)), 10)
+	l.out = strconv.AppendInt(append(l.out[:0], c.head...), int64(len(body)), 10)
 	l.out = append(l.out, "\r\n\r\n"...)
 	whole := len(body) <= joined
 	if whole {
@@ -279,11 +291,17 @@ func (l *link) exchange(ctx context.Context, head, body []byte, limit int64) (a 
 			return a, false, l.explain(err)
 		}
 	}
-	if a, reusable, err = l.read(limit); err != nil {
+	if a, reusable, err = l.read(limit, c.Room); err != nil {
 		return a, false, l.explain(err)
 	}
 	// What nobody asked for must not become the answer to the next request.
 	return a, reusable && l.reader.Buffered() == 0, nil
+}
+
+// Interrupt implements Waiting.
+func (l *link) Interrupt() {
+	l.cut = true
+	_ = l.nc.SetDeadline(past)
 }
 
 // explain tells a cut deadline from one that was reached.
@@ -297,7 +315,7 @@ func (l *link) explain(err error) error {
 	return err
 }
 
-func (l *link) read(limit int64) (a Answer, reusable bool, err error) {
+func (l *link) read(limit int64, room Room) (a Answer, reusable bool, err error) {
 	for {
 		var h answerHead
 		if err = l.readHead(&h); err != nil {
@@ -315,32 +333,20 @@ func (l *link) read(limit int64) (a Answer, reusable bool, err error) {
 			_, err = l.reader.Discard(int(h.length))
 			return a, !h.close, err
 		}
-		switch {
-		case h.chunked:
-			if a.Body, err = readAll(httputil.NewChunkedReader(l.reader), limit); err != nil {
-				return a, false, err
-			}
-			// Fields after the body are not read, and neither is what follows them.
-			line, err := l.line()
-			return a, !h.close && len(line) == 0, err
-		case h.length < 0: // up to the end of the connection
-			a.Body, err = readAll(l.reader, limit)
-			return a, false, err
-		case h.length > limit:
-			return a, false, ErrAnswerTooLarge
+		if !h.chunked { // without a length up to the end of the connection
+			a.Body, a.Taken, err = ReadBody(l.reader, h.length, limit, room)
+			return a, !h.close && h.length >= 0, err
 		}
-		a.Body = make([]byte, h.length)
-		_, err = io.ReadFull(l.reader, a.Body)
-		return a, !h.close, err
+		if a.Body, a.Taken, err = ReadBody(httputil.NewChunkedReader(l.reader), -1, limit, room); err != nil {
+			return a, false, err
+		}
+		// Fields after the body are not read, and neither is what follows them.
+		line, err := l.line()
+		if err != nil && a.Taken > 0 {
+			room.Give(a.Taken)
+		}
+		return a, !h.close && len(line) == 0, err
 	}
-}
-
-func readAll(r io.Reader, limit int64) ([]byte, error) {
-	text, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err == nil && int64(len(text)) > limit {
-		err = ErrAnswerTooLarge
-	}
-	return text, err
 }
 
 type answerHead struct {

@@ -210,7 +210,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		p := newPipe(text)
 		l := &link{nc: p, reader: bufio.NewReaderSize(p, 4<<10)}
-		a, reusable, err := l.exchange(t.Context(), []byte("POST / HTTP/1.1\r\nContent-Length: "), nil, 1<<10)
+		a, reusable, err := l.exchange(t.Context(), &Client{head: []byte("POST / HTTP/1.1\r\nContent-Length: ")}, nil, 1<<10)
 		if len(a.Body) > 1<<10+1 && err == nil {
 			t.Errorf("%d bytes", len(a.Body))
 		}

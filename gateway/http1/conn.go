@@ -45,9 +45,12 @@ type conn struct {
 	server *Server
 	nc     net.Conn     // changed under server.mu
 	tcp    *net.TCPConn // what nc comes to, if nothing is in between that changes bytes
+	raw    net.Conn     // beneath nc
 	peer   netip.AddrPort
 	secure bool
 	idle   atomic.Bool // waits for a request
+
+	presence Presence
 
 	in      []byte // what was read, from the beginning of the next request
 	end     int
@@ -313,6 +316,9 @@ func (q *Request) Fields(name string) func(yield func([]byte) bool) {
 // Began is when the request began to come.
 func (q *Request) Began() time.Time { return q.conn.began }
 
+// Context ends when the client has hung up.
+func (q *Request) Context() *Presence { return &q.conn.presence }
+
 // Peer is the other end of the connection.
 func (q *Request) Peer() netip.AddrPort { return q.conn.peer }
 
@@ -322,8 +328,8 @@ var (
 	ErrCutShort = errors.New("request did not arrive in full")
 )
 
-// Body reads the body of at most limit bytes. It is good until Fast returns, and may be
-// called once.
+// Body reads the body of at most limit bytes, for which room is taken only while it is
+// read: see [ErrNoRoom]. It is good until Fast returns, and may be called once.
 func (q *Request) Body(limit int64) ([]byte, error) {
 	if q.length > limit {
 		return nil, ErrTooLarge
@@ -337,13 +343,26 @@ func (q *Request) Body(limit int64) ([]byte, error) {
 	}
 	// Memory is taken for what has come, not for what was promised.
 	text := make([]byte, min(int(q.length), max(len(have), firstBody)))
+	taken := int64(0)
+	defer func() {
+		if taken > 0 {
+			c.server.Room.Give(taken)
+		}
+	}()
 	for n := copy(text, have); n < int(q.length); {
 		if q.expects {
 			c.proceed()
 			q.expects = false
 		}
 		if n == len(text) {
-			text = append(text, make([]byte, min(len(text), int(q.length)-n))...)
+			more := int64(min(len(text), int(q.length)-n))
+			if c.server.Room != nil {
+				if !c.server.Room.Take(more) {
+					return nil, ErrNoRoom
+				}
+				taken += more
+			}
+			text = append(text, make([]byte, more)...)
 		}
 		c.readUntil(c.began.Add(c.server.ReadTimeout), 0)
 		more, err := io.ReadFull(readerFunc(c.readMore), text[n:])

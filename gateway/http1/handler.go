@@ -22,6 +22,7 @@ func (c *conn) serveHandler(size int) bool {
 		c.refuse(bad("malformed request"))
 		return false
 	}
+	r = r.WithContext(&c.presence)
 	delete(r.Header, "Host") // as net/http's server does
 	r.RemoteAddr = c.peer.String()
 	if t, ok := c.nc.(*tls.Conn); ok {
@@ -38,6 +39,10 @@ func (c *conn) serveHandler(size int) bool {
 	}
 	s := c.server
 	ends := c.request.close || s.retired.Load() || s.closing.Load() || w.header.Get("Connection") == "close" || !body.drain()
+	if s.Room != nil && len(w.text) > roomy {
+		s.Room.Hold(int64(len(w.text)))
+		defer s.Room.Give(int64(len(w.text)))
+	}
 	w.send(ends)
 	if c.broken {
 		return false

@@ -44,6 +44,9 @@ type Server struct {
 	MaxConns, MaxConnsPerIP int
 	Unbounded               func(netip.Addr) bool
 
+	// Room is where requests are read into, and answers of Handler wait; nil for no bound.
+	Room Room
+
 	Log *slog.Logger
 
 	setup   sync.Once
@@ -75,6 +78,7 @@ func (s *Server) prepare() {
 		s.second.Protocols.SetHTTP2(true)
 		s.second.Protocols.SetUnencryptedHTTP2(true)
 		go s.second.Serve(s.handed)
+		go s.watchClients()
 	})
 }
 
@@ -130,7 +134,7 @@ func (s *Server) take(nc net.Conn) {
 		nc.Close()
 		return
 	}
-	c := &conn{server: s, nc: counted, peer: peer}
+	c := &conn{server: s, nc: counted, raw: counted, peer: peer}
 	c.tcp, _ = nc.(*net.TCPConn)
 	s.mu.Lock()
 	s.open[c] = true
