@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
@@ -133,14 +134,17 @@ func parseMessage(text []byte) (m message, bad answer, ok bool) {
 	if start < len(text) && text[start] == '{' {
 		end, err = scanObject(text, start, maxRequestDepth, func(name, value []byte) error {
 			var field *[]byte
-			switch unquote(name) {
-			case "jsonrpc":
+			if bytes.IndexByte(name, '\\') >= 0 {
+				name = quote(unquote(name))
+			}
+			switch string(name) {
+			case `"jsonrpc"`:
 				field = &version
-			case "id":
+			case `"id"`:
 				field = &m.id
-			case "method":
+			case `"method"`:
 				field = &method
-			case "params":
+			case `"params"`:
 				field = &m.params
 			default:
 				return nil // no part of JSON-RPC; not passed on
@@ -167,7 +171,7 @@ func parseMessage(text []byte) (m message, bad answer, ok bool) {
 		return invalid("request is nested more than %d levels deep", maxRequestDepth)
 	case err != nil:
 		return message{}, refuse(outcomeMalformed, codeParse, "request is not valid JSON (at byte %d)", end).with(http.StatusBadRequest), false
-	case version == nil || unquoteOr(version) != "2.0":
+	case version == nil || string(version) != `"2.0"` && unquoteOr(version) != "2.0":
 		return invalid(`jsonrpc must be "2.0"`)
 	case method == nil || method[0] != '"':
 		return invalid("method must be a string")
