@@ -7,10 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 
-	abci "github.com/cometbft/cometbft/abci/types"
 	"github.com/cometbft/cometbft/crypto/merkle"
 	cmtcrypto "github.com/cometbft/cometbft/proto/tendermint/crypto"
 	"github.com/cosmos/cosmos-sdk/store/v2/rootmulti"
+	storetypes "github.com/cosmos/cosmos-sdk/store/v2/types"
 
 	"github.com/openbsn/bsn"
 	"github.com/openbsn/bsn/ledger/receipt"
@@ -32,7 +32,7 @@ const (
 
 // ProveReceipt proves a receipt in the state before the newest block. Error:
 // bsn.ErrNoRecord for one that was not there then.
-func (n *Node) ProveReceipt(ctx context.Context, id string) (Proof, error) {
+func (n *Node) ProveReceipt(_ context.Context, id string) (Proof, error) {
 	t, err := n.table(bsn.KindReceipt, id)
 	if err != nil {
 		return Proof{}, err
@@ -48,12 +48,14 @@ func (n *Node) ProveReceipt(ctx context.Context, id string) (Proof, error) {
 		return Proof{}, err
 	}
 	height := n.comet.BlockStore().Height()
-	r, err := n.app.Query(ctx, &abci.RequestQuery{Path: "/store/" + receipt.StoreKey + "/key", Data: receipt.Key(id), Height: height - 1, Prove: true})
+	v, err := view(n.db, height-1, func(store string) bool { return store == receipt.StoreKey })
+	if err != nil {
+		return Proof{}, fmt.Errorf("prove receipt %q: %w", id, err)
+	}
+	r, err := v.Query(&storetypes.RequestQuery{Path: "/" + receipt.StoreKey + "/key", Data: receipt.Key(id), Height: height - 1, Prove: true})
 	switch {
 	case err != nil:
 		return Proof{}, fmt.Errorf("prove receipt %q: %w", id, err)
-	case r.Code != 0:
-		return Proof{}, fmt.Errorf("prove receipt %q: %s", id, r.Log)
 	case len(r.Value) == 0:
 		return Proof{}, fmt.Errorf("receipt %q is of the newest block, and is proven with the next one, within %v: %w", id, heartbeat, bsn.ErrNoRecord)
 	}

@@ -52,8 +52,7 @@ func (h History) options(home string, db dbm.DB) ([]func(*baseapp.BaseApp), erro
 	}), nil
 }
 
-// apart takes snapshots from a view of the state that shares no memory with the one that
-// executes blocks: that one changes nodes of its trees while a snapshot would read them.
+// apart takes snapshots from a view of the state.
 type apart struct {
 	storetypes.CommitMultiStore
 	db dbm.DB
@@ -61,21 +60,33 @@ type apart struct {
 
 // Snapshot implements snapshottypes.Snapshotter.
 func (a apart) Snapshot(height uint64, w protoio.Writer) error {
-	view := rootmulti.NewStore(a.db, log.NewNopLogger())
-	view.SetIAVLCacheSize(0)
-	view.SetIAVLDisableFastNode(true) // else it would write
-	view.SetIAVLSyncPruning(true)     // else every tree has a goroutine that never ends
-	info, err := view.GetCommitInfo(int64(height))
+	v, err := view(a.db, int64(height), func(string) bool { return true })
 	if err != nil {
-		return fmt.Errorf("read stores of block %d: %w", height, err)
+		return err
+	}
+	return v.Snapshot(height, w)
+}
+
+// view opens stores as they were after a block, apart from those that execute blocks:
+// their trees change in memory under whoever walks them.
+func view(db dbm.DB, height int64, wanted func(store string) bool) (*rootmulti.Store, error) {
+	v := rootmulti.NewStore(db, log.NewNopLogger())
+	v.SetIAVLCacheSize(0)
+	v.SetIAVLDisableFastNode(true) // else it would write
+	v.SetIAVLSyncPruning(true)     // else every tree has a goroutine that never ends
+	info, err := v.GetCommitInfo(height)
+	if err != nil {
+		return nil, fmt.Errorf("read stores of block %d: %w", height, err)
 	}
 	for _, s := range info.StoreInfos {
-		view.MountStoreWithDB(storetypes.NewKVStoreKey(s.Name), storetypes.StoreTypeIAVL, nil)
+		if wanted(s.Name) {
+			v.MountStoreWithDB(storetypes.NewKVStoreKey(s.Name), storetypes.StoreTypeIAVL, nil)
+		}
 	}
-	if err := view.LoadVersion(int64(height)); err != nil {
-		return fmt.Errorf("open state after block %d: %w", height, err)
+	if err := v.LoadVersion(height); err != nil {
+		return nil, fmt.Errorf("open state after block %d: %w", height, err)
 	}
-	return view.Snapshot(height, w)
+	return v, nil
 }
 
 // openSnapshots opens a folder of snapshots and removes those that were never completed.
