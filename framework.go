@@ -73,10 +73,13 @@ type Function struct {
 	Reads  bool     `json:"reads"` // it changes nothing
 }
 
-// Endpoint is where a node serves its clients.
+// Endpoint is where a node serves its clients. A node has those that its framework speaks.
 type Endpoint struct {
-	HTTP string `json:"http"`
+	HTTP string `json:"http,omitempty"` // JSON-RPC
 	WS   string `json:"ws,omitempty"`
+	// GRPC is http://host:port, or https:// with TLS; REST is what paths are put after.
+	GRPC string `json:"grpc,omitempty"`
+	REST string `json:"rest,omitempty"`
 }
 
 // Health is what a node says of itself and its chain.
@@ -113,6 +116,8 @@ const (
 	// MethodLocal is answered by the gateway itself, from the chain's record; where
 	// the record does not tell, it is a read.
 	MethodLocal MethodClass = "local"
+	// MethodRefused never passes: an exception from a row for many methods of gRPC or REST.
+	MethodRefused MethodClass = "refused"
 )
 
 // Caching says for how long the answer to a method holds, for a gateway's cache.
@@ -163,7 +168,8 @@ type Method struct {
 	Contract int `yaml:"contract" json:"contract,omitempty"`
 	// Units is what a call costs, in compute units.
 	Units int `yaml:"units" json:"units"`
-	// Notify is what each notification of a subscription costs, in compute units.
+	// Notify is what each notification of a subscription costs, in compute units; of a
+	// stream of gRPC each further message, in either direction.
 	Notify int `yaml:"notify" json:"notify,omitempty"`
 	// Cache says for how long an answer holds.
 	Cache Caching `yaml:"cache" json:"cache,omitempty"`
@@ -178,6 +184,15 @@ type Method struct {
 // Methods is a framework's method table: data, not code.
 type Methods struct {
 	// Final: every block is final, so finalized and safe mean latest.
-	Final   bool              `yaml:"final" json:"final"`
+	Final bool `yaml:"final" json:"final"`
+	// Methods are those of JSON-RPC, by name.
 	Methods map[string]Method `yaml:"methods" json:"methods"`
+	// GRPC are the methods of gRPC by full name, as in cosmos.bank.v1beta1.Query/Balance.
+	// A row whose name ends in * stands for all that begin so; of several the longest
+	// counts. Those of class read and send take one message and give one; what streams,
+	// either way, is of class subscribe.
+	GRPC map[string]Method `yaml:"grpc" json:"grpc,omitempty"`
+	// REST are the addresses of REST by method and path, in the form of patterns of
+	// [net/http.ServeMux]: GET /cosmos/bank/v1beta1/balances/{address}.
+	REST map[string]Method `yaml:"rest" json:"rest,omitempty"`
 }

@@ -14,7 +14,8 @@ const MaxRestrictions = 32
 // Restrictions narrow what a key is good for. Every list that is not empty must be
 // satisfied, and one entry of it is enough for that.
 type Restrictions struct {
-	// Methods are those that may be called: names, or beginnings that end in *.
+	// Methods are those that may be called: names, or beginnings that end in *. One of
+	// gRPC is called service/Method, one of REST by its method and path, as in GET/blocks/*.
 	Methods []string `json:"methods,omitempty"`
 	// DeniedMethods, in the same form, may not, whatever Methods says.
 	DeniedMethods []string `json:"deniedMethods,omitempty"`

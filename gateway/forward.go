@@ -34,6 +34,7 @@ func newTransport() *http.Transport {
 var (
 	errTooLarge = errors.New("answer is too large")
 	errNoRoom   = errors.New("there is no memory for the answer now")
+	errNoRPC    = errors.New("node does not speak JSON-RPC")
 )
 
 // statusError is an HTTP status with which no JSON-RPC response comes, and for how
@@ -72,6 +73,9 @@ func newDirect(u *url.URL) *http1.Client {
 // caller's to give back. It follows no redirect: a node does not choose where
 // the gateway calls. A mortal request ends when the node is found dead.
 func (n *node) post(ctx context.Context, request []byte, limit int64, mortal bool) (text []byte, taken int64, err error) {
+	if n.url == nil {
+		return nil, 0, errNoRPC
+	}
 	if n.direct == nil || n.forwards.Load() {
 		return n.postSecurely(ctx, request, limit, mortal)
 	}

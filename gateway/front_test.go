@@ -191,13 +191,14 @@ func TestBSNWebSockets(t *testing.T) {
 	}
 }
 
+// A chain that speaks no gRPC says so, to who holds a key.
 func TestGRPCIsAnswered(t *testing.T) {
 	n := startTwoCities(t, Config{})
 	for _, c := range []struct{ key, chain, status, text string }{
 		{"", "lab", "16", "key is missing"},
 		{n.secret, "lab", "12", "chain lab (lab) does not speak gRPC"},
-		{n.secret, "", "12", "no chain here speaks gRPC"},
-		{n.secret, "other", "12", "there is no chain"},
+		{n.secret, "", "3", "x-bsn-chain"},
+		{n.secret, "other", "5", "there is no chain"},
 	} {
 		p := &http.Transport{Protocols: new(http.Protocols)}
 		p.Protocols.SetUnencryptedHTTP2(true)

@@ -237,6 +237,7 @@ type Gateway struct {
 	replace  context.CancelFunc
 	open     sync.WaitGroup
 	sockets  sync.Map // the same, as keys: *socket
+	streams  sync.Map // open streams of gRPC, as keys: *stream
 	tails    tails    // what they subscribe to
 
 	// heard ends when the ledger has not been heard of for too long.
@@ -262,6 +263,9 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 				return nil, fmt.Errorf("method table of framework %s: malformed method name %q", name, method)
 			}
 		}
+	}
+	if err := checkTables(cfg.Protocols, frameworks); err != nil {
+		return nil, err
 	}
 	g := &Gateway{
 		cfg: cfg, log: log, ledger: ledger,

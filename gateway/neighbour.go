@@ -306,7 +306,7 @@ func (n *node) introduction(ctx context.Context) http.Header {
 // reach settles how another city's node is reached: at its address, where it is on this
 // machine, else through its city's gateway.
 func (n *node) reach(ctx context.Context) {
-	if n.via == nil {
+	if n.via == nil || n.url == nil {
 		return
 	}
 	c, err := (&net.Dialer{Timeout: reachTimeout}).DialContext(ctx, "tcp", n.url.Host)

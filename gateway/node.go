@@ -45,7 +45,9 @@ type node struct {
 	chain     string
 	endpoint  bsn.Endpoint
 	header    http.Header // of a provider: goes with every request
-	url       *url.URL
+	url       *url.URL    // of its JSON-RPC; nil if it has none
+	grpc      *url.URL    // nil if it does not speak that
+	restful   *url.URL    // nil if it has no REST interface
 	transport *http.Transport
 	direct    *http1.Client // if the node speaks plain HTTP, and nothing goes with a request
 	log       *slog.Logger
@@ -80,20 +82,30 @@ type node struct {
 }
 
 func newNode(u *upstreams, p *pool, city string, endpoint bsn.Endpoint, header http.Header) (*node, error) {
-	address, err := url.Parse(endpoint.HTTP)
-	if err == nil && (address.Scheme != "http" && address.Scheme != "https" || address.Host == "") {
-		err = errors.New("no http address")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("node address %q: %w", endpoint.HTTP, err)
-	}
 	n := &node{
-		upstreams: u, city: city, chain: p.chain.Name, endpoint: endpoint, header: header, url: address,
+		upstreams: u, city: city, chain: p.chain.Name, endpoint: endpoint, header: header,
 		transport: u.transport, log: u.log, wake: make(chan struct{}, 1),
 	}
-	if header == nil {
-		if n.direct = newDirect(address); n.direct != nil {
-			n.direct.Room = u.memory
+	var err error
+	if n.grpc, err = baseURL(endpoint.GRPC); err != nil {
+		return nil, fmt.Errorf("node address of gRPC %q: %w", endpoint.GRPC, err)
+	}
+	if n.restful, err = baseURL(endpoint.REST); err != nil {
+		return nil, fmt.Errorf("node address of REST %q: %w", endpoint.REST, err)
+	}
+	if endpoint.HTTP != "" || n.grpc == nil && n.restful == nil {
+		address, err := url.Parse(endpoint.HTTP)
+		if err == nil && (address.Scheme != "http" && address.Scheme != "https" || address.Host == "") {
+			err = errors.New("no http address")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("node address %q: %w", endpoint.HTTP, err)
+		}
+		n.url = address
+		if header == nil {
+			if n.direct = newDirect(address); n.direct != nil {
+				n.direct.Room = u.memory
+			}
 		}
 	}
 	n.life, n.end = context.WithCancel(context.Background())

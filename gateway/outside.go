@@ -55,8 +55,11 @@ type Provider struct {
 	// Name stands for it in metrics and commands; its address is never shown, since it
 	// may hold a secret.
 	Name string `yaml:"name"`
-	// URL of its JSON-RPC, http or https.
-	URL string `yaml:"url"`
+	// URL of its JSON-RPC, http or https; GRPC is http://host:port, or https:// with TLS,
+	// and REST what paths are put after. It has those that its chain's protocol speaks.
+	URL  string `yaml:"url"`
+	GRPC string `yaml:"grpc"`
+	REST string `yaml:"rest"`
 	// Headers go with every request.
 	Headers map[string]string `yaml:"headers"`
 }
@@ -125,9 +128,18 @@ func (o Outside) check() error {
 				return fmt.Errorf("%s: name %s is taken", at, p.Name)
 			}
 			seen[p.Name] = true
-			u, err := url.Parse(p.URL)
-			if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-				return fmt.Errorf("%s: url must be http:// or https:// and a host", at) // without its text: it may hold a secret
+			// Without their text in errors: they may hold a secret.
+			if u, err := url.Parse(p.URL); p.URL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+				return fmt.Errorf("%s: url must be http:// or https:// and a host", at)
+			}
+			if u, err := baseURL(p.GRPC); err != nil || u != nil && strings.Trim(u.Path, "/") != "" {
+				return fmt.Errorf("%s: grpc must be http:// or https://, a host and a port", at)
+			}
+			if _, err := baseURL(p.REST); err != nil {
+				return fmt.Errorf("%s: rest must be http:// or https:// and a host, perhaps with a path", at)
+			}
+			if p.URL == "" && p.GRPC == "" && p.REST == "" {
+				return fmt.Errorf("%s: url is missing, or grpc or rest", at)
 			}
 			for name, value := range p.Headers {
 				if strings.ContainsAny(name+value, "\r\n\x00") || name == "" {
@@ -141,6 +153,10 @@ func (o Outside) check() error {
 		}
 	}
 	return nil
+}
+
+func (p Provider) endpoint() bsn.Endpoint {
+	return bsn.Endpoint{HTTP: p.URL, GRPC: p.GRPC, REST: p.REST}
 }
 
 // header is what goes with every request to the provider.

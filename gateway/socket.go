@@ -283,16 +283,19 @@ func (g *Gateway) recheckSockets() {
 		}
 		return true
 	})
+	g.lookAtStreams()
 }
 
 // against is why the caller would not be let in any more, or not as before: what was
 // subscribed to under other restrictions does not go on. Nil: nothing.
-func (s *socket) against() *ending {
-	c, bad, ok := s.g.recheck(s.caller)
+func (s *socket) against() *ending { return s.g.againstOpen(s.caller) }
+
+func (g *Gateway) againstOpen(before caller) *ending {
+	c, bad, ok := g.recheck(before)
 	switch {
 	case !ok:
 		return endRefused(bad)
-	case c.project != s.caller.project && !reflect.DeepEqual(c.key.Restrictions, s.caller.key.Restrictions):
+	case c.project != before.project && !reflect.DeepEqual(c.key.Restrictions, before.key.Restrictions):
 		return &ending{code: websocket.StatusPolicyViolation, reason: closeChanged}
 	}
 	return nil
@@ -362,6 +365,7 @@ func (g *Gateway) tend(ctx context.Context) {
 
 func (g *Gateway) lookAll() {
 	g.sockets.Range(func(s, _ any) bool { g.look(s.(*socket)); return true })
+	g.lookAtStreams()
 }
 
 // look is one look at one connection.

@@ -25,6 +25,7 @@ type upstreams struct {
 	cfg        *Config
 	frameworks map[string]bsn.Framework
 	transport  *http.Transport
+	grpc       *http.Transport
 	cache      *cache.Store
 	counts     *readCounts
 	memory     *memory
@@ -46,7 +47,7 @@ type Protocol interface {
 }
 
 func newUpstreams(cfg *Config, frameworks map[string]bsn.Framework, store *cache.Store, m *memory, log *slog.Logger) *upstreams {
-	u := &upstreams{memory: m, cfg: cfg, frameworks: frameworks, log: log, transport: newTransport(), cache: store, counts: newReadCounts(store)}
+	u := &upstreams{memory: m, cfg: cfg, frameworks: frameworks, log: log, transport: newTransport(), grpc: newGRPCTransport(), cache: store, counts: newReadCounts(store)}
 	u.pools.Store(&map[string]*pool{})
 	return u
 }
@@ -56,6 +57,8 @@ type pool struct {
 	chain     bsn.Chain
 	framework Protocol // nil if this gateway does not know the chain's
 	methods   bsn.Methods
+	names     *names  // of gRPC; nil without a framework
+	paths     *paths  // of REST; nil without a framework
 	nodes     []*node // this city's own first
 	maxLag    int64
 	state     *chainState
@@ -130,6 +133,7 @@ func (u *upstreams) rebuild(ctx context.Context) {
 			if c.Kind == bsn.ChainPublic {
 				p.methods.Final = u.outside.Chains[c.Name].Final
 			}
+			p.names, p.paths, _ = tablesOf(p.methods) // they were checked before
 		}
 		before := old[c.Name]
 		if before != nil {
@@ -199,7 +203,7 @@ func (u *upstreams) nodes(ctx context.Context, p *pool, before *pool) []*node {
 func (u *upstreams) providers(ctx context.Context, p *pool, before *pool) []*node {
 	var nodes []*node
 	for _, provider := range u.outside.Providers[p.chain.Name] {
-		name, endpoint, header := providerPrefix+provider.Name, bsn.Endpoint{HTTP: provider.URL}, provider.header()
+		name, endpoint, header := providerPrefix+provider.Name, provider.endpoint(), provider.header()
 		n := before.find(name, endpoint, header)
 		if n == nil {
 			var err error
