@@ -21,6 +21,9 @@ import (
 //
 //	config NAME VALUE            a setting of the gateway; before chain
 //	chain final|forks CITY…      starts the gateway of the first city, and a node in each
+//	chain script CITY…           likewise, but all nodes play one chain, of blocks 0 to 3 at first,
+//	                             and have WebSockets: see grow
+//	provider NAME                a provider for the chain, a node outside of the network: its city is outside/NAME
 //	node CITY head N [HASH]      the node's newest block from now on; waits until the gateway knows
 //	node CITY final N            its newest final block
 //	node CITY stop|start         from now on it hangs up on everyone, or answers again
@@ -38,10 +41,32 @@ import (
 //	heard N                      waits until it has been told of the head of that number
 //	warm N METHOD                the same N times one after the other
 //	pause DURATION               lets time pass in which nothing must happen
-//	asked CITY METHOD N          fails unless the node was asked for the method N times since it was last asked this
+//	asked CITY METHOD N          fails unless the node was asked for the method N times since it was last asked this;
+//	                             of a script, in all
 //	await CITY METHOD            waits until the node has been asked for the method
 //	cordon|uncordon CITY         takes the node out of service, and back
+//	told CITY                    prints the header of the newest request that the node got
 //	health CITY NAME VALUE       waits until /health says that of the node
+//
+//	http [-X METHOD] [-H 'NAME: VALUE']… [-k KEY|none] [-d TEXT] PATH
+//	                             any request: prints the body, and status and headers on stderr. Fails from status 400 on.
+//	                             With Content-Encoding: gzip TEXT is packed; what comes in gzip is unpacked
+//	raw FILE                     sends these bytes, each line's end as HTTP has it, \n, \r and \t as one such byte and KEY as
+//	                             the key; prints what comes until the gateway ends the connection
+//	key KEY PROPERTY VALUE…      changes its record: revoke, expires DURATION, rps, cups, methods, denied, contracts, ips, origins
+//	project PROPERTY VALUE       likewise: revoke, rps, cups, daily, monthly
+//	ledger old DURATION          starts the gateway anew with records that are so old
+//	usage                        prints what is counted, in lines of key, class, calls and units
+//	metrics                      prints the metrics
+//
+//	connect NAME [as KEY]        opens a WebSocket
+//	say NAME METHOD [PARAMS]     like call, on it
+//	hear NAME N                  prints its next N notifications: head NUMBER, or log NUMBER INDEX, and perhaps removed
+//	resume NAME OTHER WHAT       subscribes with the cursor of what OTHER heard last
+//	closed NAME                  waits until the gateway ends it; prints code and reason
+//	grow [LOGS]                  a new block with so many logs, of which all nodes tell
+//	abandon N                    takes the N newest blocks out of the chain
+//	lose|found CITY              the node ends its WebSockets and takes none, or takes some again
 func TestScenarios(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/scenarios",
@@ -59,6 +84,17 @@ func TestScenarios(t *testing.T) {
 			"warm": command((*scenario).warm), "pause": command((*scenario).pause),
 			"asked": command((*scenario).asked), "await": command((*scenario).await),
 			"cordon": command((*scenario).cordon), "uncordon": command((*scenario).uncordon), "health": command((*scenario).health),
+			"told": command((*scenario).told), "http": command((*scenario).http), "key": command((*scenario).key), "project": command((*scenario).project),
+			"ledger": command((*scenario).ledger), "provider": command((*scenario).provider), "usage": command((*scenario).usage), "metrics": command((*scenario).metrics),
+			"connect": command((*scenario).connect), "say": command((*scenario).say), "hear": command((*scenario).hear), "resume": command((*scenario).resume),
+			"closed": command((*scenario).closed), "grow": command((*scenario).grow), "abandon": command((*scenario).abandon),
+			"lose": command((*scenario).lose), "found": command((*scenario).found),
+			"raw": func(ts *testscript.TestScript, neg bool, args []string) {
+				for i := range args {
+					args[i] = ts.MkAbs(args[i])
+				}
+				command((*scenario).raw)(ts, neg, args)
+			},
 		},
 	})
 }
@@ -69,10 +105,15 @@ type scenarioKey struct{}
 type scenario struct {
 	cfg     Config
 	world   *scriptedWorld
+	outside Outside
 	pending chan said
 	hangUp  context.CancelFunc // on the pending call
 	heads   chan int64         // what the subscriber was told of
 	socket  *websocket.Conn
+
+	script *script
+	stage  map[string]*scriptNode // by city
+	tuned  map[string]*tuned      // clients with a WebSocket, by name
 }
 
 // said is what a command prints.
@@ -101,8 +142,14 @@ func (s *scenario) close() {
 	if s.socket != nil {
 		_ = s.socket.CloseNow()
 	}
+	for _, c := range s.tuned {
+		_ = c.conn.CloseNow()
+	}
 	if s.world != nil {
 		s.world.close()
+	}
+	for _, n := range s.stage {
+		n.close()
 	}
 }
 
@@ -120,6 +167,24 @@ func (s *scenario) config(args []string) said {
 		s.cfg.Cache.Head, err = time.ParseDuration(args[1])
 	case "upstreamTimeout":
 		s.cfg.UpstreamTimeout, err = time.ParseDuration(args[1])
+	case "maxRequestBytes":
+		s.cfg.MaxRequestBytes, err = strconv.ParseInt(args[1], 10, 64)
+	case "maxResponseBytes":
+		s.cfg.MaxResponseBytes, err = strconv.ParseInt(args[1], 10, 64)
+	case "compressBytes":
+		s.cfg.CompressBytes, err = strconv.Atoi(args[1])
+	case "maxBatch":
+		s.cfg.MaxBatch, err = strconv.Atoi(args[1])
+	case "maxSubscriptions":
+		s.cfg.MaxSubscriptions, err = strconv.Atoi(args[1])
+	case "maxBackfill":
+		s.cfg.MaxBackfill, err = strconv.Atoi(args[1])
+	case "trustedProxies":
+		s.cfg.TrustedProxies = strings.Fields(args[1])
+	case "alone.reads":
+		s.cfg.Alone.Reads, err = time.ParseDuration(args[1])
+	case "alone.writes":
+		s.cfg.Alone.Writes, err = time.ParseDuration(args[1])
 	default:
 		err = fmt.Errorf("no setting %s", args[0])
 	}
@@ -127,8 +192,11 @@ func (s *scenario) config(args []string) said {
 }
 
 func (s *scenario) start(args []string) (r said) {
-	if len(args) < 2 || args[0] != "final" && args[0] != "forks" {
-		return fails("usage: chain final|forks CITY…")
+	if len(args) < 2 || args[0] != "final" && args[0] != "forks" && args[0] != "script" {
+		return fails("usage: chain final|forks|script CITY…")
+	}
+	if args[0] == "script" {
+		return said{err: s.startScript(args[1:])}
 	}
 	s.world, r.err = startScripted(s.cfg, args[0] == "final", args[1:]...)
 	return r
@@ -291,6 +359,12 @@ func (s *scenario) end([]string) said {
 }
 
 func (s *scenario) asked(args []string) said {
+	if len(args) == 3 && s.stage[args[0]] != nil {
+		if got := s.stage[args[0]].count(args[1]); strconv.Itoa(got) != args[2] {
+			return fails("the node of %s was asked %d times for %s", args[0], got, args[1])
+		}
+		return said{}
+	}
 	if len(args) != 3 || s.find(args[0]) == nil {
 		return fails("usage: asked CITY METHOD N")
 	}

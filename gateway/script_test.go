@@ -80,7 +80,6 @@ func (s *script) abandon(n int) {
 
 // scriptNode serves a script, as far as it has been told to see it.
 type scriptNode struct {
-	t      testing.TB
 	chain  *script
 	server *httptest.Server
 
@@ -94,11 +93,21 @@ type scriptNode struct {
 }
 
 func startScriptNode(t testing.TB, chain *script) *scriptNode {
-	n := &scriptNode{t: t, chain: chain, asked: map[string]int{}, conns: map[*websocket.Conn]map[string]string{}}
+	n := newScriptNode(chain)
+	t.Cleanup(n.close)
+	return n
+}
+
+func newScriptNode(chain *script) *scriptNode {
+	n := &scriptNode{chain: chain, asked: map[string]int{}, conns: map[*websocket.Conn]map[string]string{}}
 	n.see(nil)
 	n.server = httptest.NewServer(n)
-	t.Cleanup(func() { n.drop(true); n.server.Close() })
 	return n
+}
+
+func (n *scriptNode) close() {
+	n.drop(true)
+	n.server.Close()
 }
 
 // see makes the node take in the chain, and tell of the new blocks that are told.

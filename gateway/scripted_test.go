@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -181,30 +182,23 @@ func (c *scriptedChain) Endpoint(_ bsn.Net, _ bsn.Chain, city int) bsn.Endpoint 
 
 // scriptedWorld is a gateway of the first of some cities, each with a scripted node.
 type scriptedWorld struct {
-	gateway *Gateway
-	url     string
-	ledger  *memoryLedger
-	cities  []string
-	nodes   map[string]*scriptedNode
-	keys    map[string]string // secrets by the name that a script has for them
-	project bsn.Project
-	chain   bsn.Chain
-	stop    func()
+	framework bsn.Framework
+	gateway   *Gateway
+	url       string
+	ledger    *memoryLedger
+	cities    []string
+	nodes     map[string]*scriptedNode
+	keys      map[string]string // secrets by the name that a script has for them
+	project   bsn.Project
+	chain     bsn.Chain
+	stop      func()
 }
 
-// startScripted starts the gateway. Final: every block of the chain is.
-func startScripted(cfg Config, final bool, cities ...string) (*scriptedWorld, error) {
-	methods, err := evm.LoadMethods(evm.Methods, []byte("final: "+strconv.FormatBool(final)))
-	if err != nil {
-		return nil, err
-	}
+// newScriptedWorld makes the records of a network with such a chain, and two keys.
+func newScriptedWorld(cities []string) *scriptedWorld {
 	w := &scriptedWorld{ledger: newMemoryLedger(), cities: cities, nodes: map[string]*scriptedNode{}, keys: map[string]string{}}
-	f := &scriptedChain{lab: lab{methods: methods}}
 	w.chain = bsn.Chain{Name: "lab", Kind: bsn.ChainOpen, Framework: "lab", Index: 1, NetworkID: 7, Deploy: bsn.DeployAnyone, Status: bsn.ChainRunning}
 	for i, city := range cities {
-		n := newScripted()
-		w.nodes[city] = n
-		f.scripted = append(f.scripted, n)
 		w.ledger.put(bsn.City{Name: city, Index: i + 1, Status: bsn.CityActive})
 		w.chain.Committee = append(w.chain.Committee, city)
 		w.chain.Nodes = append(w.chain.Nodes, bsn.ChainNode{City: city, CityIndex: i + 1})
@@ -216,12 +210,42 @@ func startScripted(cfg Config, final bool, cities ...string) (*scriptedWorld, er
 		w.project.Keys = append(w.project.Keys, key)
 	}
 	w.ledger.put(w.chain, w.project)
-	cfg.City = cities[0]
-	g, err := New(cfg, w.ledger, map[string]bsn.Framework{"lab": f}, shelf{}, quiet())
+	return w
+}
+
+// startScripted starts the gateway. Final: every block of the chain is.
+func startScripted(cfg Config, final bool, cities ...string) (*scriptedWorld, error) {
+	methods, err := evm.LoadMethods(evm.Methods, []byte("final: "+strconv.FormatBool(final)))
 	if err != nil {
 		return nil, err
 	}
-	return w, w.run(g)
+	w, f := newScriptedWorld(cities), &scriptedChain{lab: lab{methods: methods}}
+	for _, city := range cities {
+		n := newScripted()
+		w.nodes[city] = n
+		f.scripted = append(f.scripted, n)
+	}
+	return w, w.start(cfg, f)
+}
+
+// start makes the gateway of the first city, and serves it.
+func (w *scriptedWorld) start(cfg Config, f bsn.Framework) error {
+	cfg.City, w.framework = w.cities[0], f
+	g, err := New(cfg, w.ledger, map[string]bsn.Framework{"lab": f}, shelf{}, quiet())
+	if err != nil {
+		return err
+	}
+	return w.run(g)
+}
+
+// record puts the project on the ledger as it is now, and waits until the gateway knows.
+func (w *scriptedWorld) record() error {
+	w.project.Keys = slices.Clone(w.project.Keys)
+	w.ledger.put(w.project)
+	if !wait(func() bool { return w.gateway.directory.state().height == w.ledger.height() }) {
+		return errors.New("the gateway does not follow the ledger")
+	}
+	return nil
 }
 
 // wait lets some time pass between two looks, up to half a minute.
