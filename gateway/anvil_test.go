@@ -23,9 +23,15 @@ import (
 	"github.com/openbsn/bsn/framework/evm"
 )
 
-// anvilBinary installs the node software that testdata/package-lock.json pins,
-// once for each lock file, into the user's cache.
-var anvilBinary = sync.OnceValues(func() (string, error) {
+// anvilBinary is the node software.
+func anvilBinary() (string, error) {
+	dir, err := testSoftware()
+	return filepath.Join(dir, "node_modules", "@foundry-rs", "anvil-linux-amd64", "bin", "anvil"), err
+}
+
+// testSoftware installs the software that testdata/package-lock.json pins, once for
+// each lock file, into the user's cache, and returns its folder.
+var testSoftware = sync.OnceValues(func() (string, error) {
 	lock, err := os.ReadFile("testdata/package-lock.json")
 	if err != nil {
 		return "", err
@@ -40,9 +46,8 @@ var anvilBinary = sync.OnceValues(func() (string, error) {
 	}
 	sum := sha256.Sum256(lock)
 	dir := filepath.Join(cache, "bsn", "gateway-tests-"+hex.EncodeToString(sum[:6]))
-	binary := filepath.Join(dir, "node_modules", "@foundry-rs", "anvil-linux-amd64", "bin", "anvil")
-	if _, err := os.Stat(binary); err == nil {
-		return binary, nil
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
@@ -57,17 +62,17 @@ var anvilBinary = sync.OnceValues(func() (string, error) {
 			return "", err
 		}
 	}
-	npm := exec.Command("npm", "ci", "--no-audit", "--no-fund")
+	npm := exec.Command("npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
 	npm.Dir = fresh
 	if out, err := npm.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
 	}
 	if err := os.Rename(fresh, dir); err != nil {
-		if _, there := os.Stat(binary); there != nil { // another test run was not faster either
+		if _, there := os.Stat(dir); there != nil { // another test run was not faster either
 			return "", err
 		}
 	}
-	return binary, nil
+	return dir, nil
 })
 
 const anvilChainID = 31337
@@ -280,7 +285,7 @@ func (n *twoCities) serveWith(cfg Config, f bsn.Framework) {
 				return false
 			}
 		}
-		return len(p.nodes) == 2
+		return len(p.nodes) == len(n.chain.Nodes)
 	})
 }
 
