@@ -41,6 +41,8 @@ type grpcCall struct {
 	method bsn.Method
 	began  time.Time
 
+	held int64 // of the gateway's memory
+
 	// answered: the header of the answer has gone out.
 	answered bool
 	outcome  outcome
@@ -68,6 +70,11 @@ func (g *Gateway) serveGRPC(w http.ResponseWriter, r *http.Request) {
 		call.refuse(bad)
 		return
 	}
+	if call.held, bad, ok = g.memory.enter(0); !ok {
+		call.refuse(bad)
+		return
+	}
+	defer func() { g.memory.Give(call.held) }()
 	call.run()
 }
 

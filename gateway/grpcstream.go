@@ -89,6 +89,12 @@ func (call *grpcCall) request(ctx context.Context) (grpcBody, error) {
 		if bad := f.pass(piece[:n]); bad != nil {
 			return grpcBody{}, call.tooLarge(bad, "request", f.limit)
 		}
+		if whole.Len()+n > smallCall {
+			if !call.g.memory.Take(int64(2 * n)) { // as it came, and as it is sent on
+				return grpcBody{}, refusalOf(noMemory())
+			}
+			call.held += int64(2 * n)
+		}
 		whole.Write(piece[:n])
 		switch {
 		case ctx.Err() != nil:

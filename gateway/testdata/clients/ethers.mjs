@@ -15,7 +15,7 @@ const contract = new Contract(await deployed.getAddress(), abi, wallet)
 const head = new Promise(resolve => provider.on('block', resolve))
 const event = new Promise(resolve => contract.on('Answered', value => resolve(value)))
 await contract.listenerCount('Answered')
-await new Promise(resolve => setTimeout(resolve, url.startsWith('ws') ? 200 : 400))
+await new Promise(resolve => setTimeout(resolve, 400)) // ethers itself repeats answers for 250 ms
 const sent = await contract.ask()
 const receipt = await sent.wait()
 const block = await provider.getBlock(receipt.blockNumber, true)
