@@ -26,6 +26,7 @@ func filled(t *testing.T) Home {
 	for name, content := range map[string]string{
 		"bsn.yaml": "log:\n  level: info\n", "gateway.secret": "secret", "daemon.log": "noise", "daemon.lock": "1\n",
 		"artifacts/abc": "package", "nodes/gateway/records.json": "{}", "nodes/gateway/gateway.json": "secret",
+		"receipts/000000000010.json": "rows", "nodes/gateway/journal/000000000020-0.journal": "calls", "nodes/gateway/journal/closed": "10", "nodes/gateway/journal/lock": "",
 		"nodes/kaia-x/nodekey": "secret", "nodes/kaia-x/spec.json": "{}", "nodes/kaia-x/data/chain/1.ldb": "blocks",
 		"nodes/kaia-x/log/node.log": "noise", "ledger/data/cs.wal/wal": "log", "ledger/sync/x": "half",
 	} {
@@ -94,7 +95,7 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 	got, want := files(t, root), files(t, h.Root)
 	maps.DeleteFunc(want, func(name, _ string) bool {
-		for _, out := range []string{"daemon.l", "artifacts/", "spec.json", "/data/chain", "node.log", "cs.wal", "ledger/sync"} {
+		for _, out := range []string{"daemon.l", "artifacts/", "spec.json", "/data/chain", "node.log", "cs.wal", "ledger/sync", "journal/lock"} {
 			if strings.Contains(name, out) {
 				return true
 			}
@@ -180,6 +181,7 @@ func TestBackupWithoutKeysAndWithData(t *testing.T) {
 	for name, want := range map[string]bool{
 		"city.json": true, "bsn.yaml": true, "artifacts/abc": true, "nodes/kaia-x/data/chain/1.ldb": true, "ledger/config/genesis.json": true,
 		"ledger/data/cs.wal/wal": true, "nodes/gateway/records.json": true,
+		"receipts/000000000010.json": true, "nodes/gateway/journal/000000000020-0.journal": true, "nodes/gateway/journal/closed": true, "nodes/gateway/journal/lock": false,
 		"city.key": false, "nodes/kaia-x/nodekey": false, "ledger/config/priv_validator_key.json": false, "ledger/data/priv_validator_state.json": false,
 		"gateway.secret": false, "nodes/gateway/gateway.json": false, "ledger/config/node_key.json": false,
 	} {

@@ -109,7 +109,7 @@ func TestKeepLast(t *testing.T) {
 }
 
 // moved makes the city's folder anew: with nothing, or from a backup.
-func (b *billing) moved(t *rapid.T, backup string) {
+func (b *billing) moved(t interface{ Fatalf(string, ...any) }, backup string) {
 	root := b.TempDir()
 	if backup != "" {
 		if _, err := Restore(b.Context(), root, backup, RestoreOptions{}); err != nil {
@@ -118,24 +118,67 @@ func (b *billing) moved(t *rapid.T, backup string) {
 	} else {
 		h := Home{root, b.home.Name}
 		if err := os.MkdirAll(h.Dir(), 0o700); err != nil {
-			t.Fatal(err)
+			t.Fatalf("%v", err)
 		}
-		s := b.state
-		if err := h.save(s); err != nil {
-			t.Fatal(err)
+		if err := h.save(b.state); err != nil {
+			t.Fatalf("%v", err)
 		}
 	}
 	b.home = Home{root, b.home.Name}
 	run, err := process.Open(b.home.Nodes(), b.log)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	b.runtime = run
 	b.Cleanup(func() { run.Close() })
 	if b.dir, err = b.journalDir(); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	b.restart()
+}
+
+// A city that was restored from before its last receipt puts no other in its place, and
+// keeps the rows that it cannot bill; what the backup has and nobody billed it bills.
+func TestRestoredCityBillsNothingTwice(t *testing.T) {
+	b := startBilling(t)
+	b.moved(t, "") // its ledger's node runs in the first folder
+	j := b.gateway()
+	b.label(j, "before", 3)
+	backup := filepath.Join(t.TempDir(), "city.bsn")
+	if _, err := b.home.Backup(t.Context(), backup, BackupOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.label(j, "after", 2)
+	b.end(j)
+	b.settleOnce()
+	first := b.receipts()
+	if len(first) != 1 || first[0].Projects[0].Units != 5 {
+		t.Fatalf("receipts: %+v", first)
+	}
+	b.moved(t, backup)
+	if open, err := b.open(); err != nil || len(open) != 1 || open[0].Rows[0].Calls != 3 {
+		t.Fatalf("in the backup: %+v, %v", open, err)
+	}
+	j = b.gateway()
+	b.label(j, "in the same period", 1) // of what it is, it hears with its first look at the ledger
+	b.end(j)
+	for range 3 {
+		b.settleOnce()
+	}
+	if again := b.receipts(); len(again) != 1 || !slices.Equal(again[0].Projects, first[0].Projects) {
+		t.Errorf("receipts after the restore: %+v", again)
+	}
+	s, err := readSettlement(b.home.receipts("unbilled-" + settledName(first[0].Until)))
+	if err != nil || len(s.Rows) != 2 {
+		t.Errorf("rows that are not billed: %+v, %v", s, err)
+	}
+	j = b.gateway()
+	b.label(j, "then", 4)
+	b.end(j)
+	b.settleOnce()
+	if all := b.receipts(); len(all) != 2 || all[1].Until <= first[0].Until || all[1].Projects[0].Units != 4 {
+		t.Errorf("receipts of what came then: %+v", all)
+	}
 }
 
 // However settling, crashes, restored backups and the city's leaving follow each other:
