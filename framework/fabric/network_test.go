@@ -29,8 +29,9 @@ const chaincodeName = "assets"
 // network are the Fabric nodes of some cities, each of an operator of its own, as
 // processes that each city's own runtime keeps running.
 type network struct {
-	t      *testing.T
-	cities []*city
+	t        *testing.T
+	cities   []*city
+	programs Programs
 	// assets is the example chaincode, built.
 	assets string
 }
@@ -41,8 +42,9 @@ type city struct {
 	operator  string
 	authority *authority.Authority
 	runtime   *process.Runtime
-	specs     []bsn.NodeSpec // orderer, peer
-	dirs      []string       // theirs
+	specs     []bsn.NodeSpec        // orderer, peer
+	dirs      []string              // theirs
+	node      authority.Credentials // the orderer's, as the city first posted it
 	admin     authority.Credentials
 	orderer   *Orderer
 	conn      *grpc.ClientConn
@@ -64,17 +66,24 @@ func newNetwork(t *testing.T, cities ...string) *network {
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &network{t: t, assets: buildAssets(t)}
-	virtual := freeNet(t, len(cities))
+	n := &network{t: t, programs: programs, assets: buildAssets(t)}
 	begin := time.Now()
-	for i, name := range cities {
-		c := &city{t: t, operator: "operator-" + name, site: bsn.Site{
-			Net: virtual, City: bsn.City{Name: name, Index: i + 1}, Chain: bsn.Chain{Name: "shared", Index: 1},
+	n.add(freeNet(t, len(cities)), cities...)
+	t.Logf("%d orderers and %d peers answer %.1f s after the start of the first", len(cities), len(cities), time.Since(begin).Seconds())
+	return n
+}
+
+// add starts further cities and waits until their nodes answer.
+func (n *network) add(virtual bsn.Net, cities ...string) {
+	n.t.Helper()
+	for _, name := range cities {
+		c := &city{t: n.t, operator: "operator-" + name, site: bsn.Site{
+			Net: virtual, City: bsn.City{Name: name, Index: len(n.cities) + 1}, Chain: bsn.Chain{Name: "shared", Index: 1},
 		}}
 		n.cities = append(n.cities, c)
-		c.start(t.TempDir(), programs)
+		c.start(n.t.TempDir(), n.programs)
 	}
-	for _, c := range n.cities {
+	for _, c := range n.cities[len(n.cities)-len(cities):] {
 		n.eventually(c.site.City.Name+" answers", func(ctx context.Context) error {
 			if _, err := c.orderer.Channels(ctx); err != nil {
 				return err
@@ -83,8 +92,6 @@ func newNetwork(t *testing.T, cities ...string) *network {
 			return err
 		})
 	}
-	t.Logf("%d orderers and %d peers answer %.1f s after the start of the first", len(cities), len(cities), time.Since(begin).Seconds())
-	return n
 }
 
 func (c *city) start(root string, programs Programs) {
@@ -129,6 +136,9 @@ func (c *city) start(root string, programs Programs) {
 		if err := c.runtime.Start(t.Context(), c.specs[i]); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if c.node, err = authority.Load(c.dirs[0]); err != nil {
+		t.Fatal(err)
 	}
 	adminDir := filepath.Join(root, "admin")
 	if _, err := c.authority.Enrol(adminDir, authority.Member{Name: "admin", Role: authority.RoleAdmin}, time.Now()); err != nil {
@@ -216,14 +226,10 @@ func (n *network) channelOf(name, app string, members []*city) channel.Channel {
 	n.t.Helper()
 	c := channel.Channel{Name: name, App: app, Time: 1_790_000_000}
 	for i, city := range n.cities {
-		node, err := authority.Load(city.dirs[0])
-		if err != nil {
-			n.t.Fatal(err)
-		}
 		o := channel.Operator{Name: city.operator, Roots: city.authority.Roots()}
 		c.Orderers = append(c.Orderers, channel.Orderer{
 			ID: uint32(i + 1), Operator: o, Address: netip.AddrPortFrom(Address(city.site), PortOrderer),
-			Identity: node.Identity(), TLS: node.TLSCertificate(),
+			Identity: city.node.Identity(), TLS: city.node.TLSCertificate(),
 		})
 		if slices.Contains(members, city) {
 			c.Members = append(c.Members, channel.Member{Operator: o, Peers: []netip.AddrPort{netip.AddrPortFrom(Address(city.site), PortPeer)}})
@@ -263,33 +269,7 @@ func (n *network) publish(account, app string, members []*city) string {
 
 	d := Definition{Channel: c.Name, Name: chaincodeName, Version: "1", Sequence: 1}
 	for _, city := range members {
-		address, err := ChaincodeAddress(city.site, city.chaincode)
-		if err != nil {
-			t.Fatal(err)
-		}
-		city.chaincode++
-		code := Chaincode{Label: "assets_1", Address: address}
-		pkg, err := code.Package()
-		if err != nil {
-			t.Fatal(err)
-		}
-		id, err := PackageID(pkg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := city.peer.Install(ctx, pkg); err != nil {
-			t.Fatal(err)
-		}
-		spec, err := code.Plan(city.site, n.assets)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := city.runtime.Start(ctx, spec); err != nil {
-			t.Fatal(err)
-		}
-		if err := city.peer.Approve(ctx, d, id); err != nil {
-			t.Fatal(err)
-		}
+		n.approve(ctx, city, d)
 	}
 	if err := members[0].peer.Commit(ctx, d); err != nil {
 		t.Fatal(err)
@@ -297,6 +277,39 @@ func (n *network) publish(account, app string, members []*city) string {
 	t.Logf("channel %s: joined by %d orderers and %d peers after %.1f s, chaincode in force after %.1f s",
 		c.Name, len(n.cities), len(members), joined.Seconds(), time.Since(begin).Seconds())
 	return c.Name
+}
+
+// approve installs the example at a city's peer, starts it and approves it.
+func (n *network) approve(ctx context.Context, city *city, d Definition) {
+	t := n.t
+	t.Helper()
+	address, err := ChaincodeAddress(city.site, city.chaincode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	city.chaincode++
+	code := Chaincode{Label: "assets_1", Address: address}
+	pkg, err := code.Package()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := PackageID(pkg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := city.peer.Install(ctx, pkg); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := code.Plan(city.site, n.assets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := city.runtime.Start(ctx, spec); err != nil {
+		t.Fatal(err)
+	}
+	if err := city.peer.Approve(ctx, d, id); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // participant makes the credentials of somebody who may call the apps: the key is

@@ -18,8 +18,6 @@ import (
 	cb "github.com/hyperledger/fabric-protos-go-apiv2/common"
 	"github.com/hyperledger/fabric-protos-go-apiv2/msp"
 	ob "github.com/hyperledger/fabric-protos-go-apiv2/orderer"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -43,12 +41,13 @@ func TestNetwork(t *testing.T) {
 	t.Run("administration", func(t *testing.T) { n.within(t).testAdministration(first) })
 	t.Run("orderer killed", func(t *testing.T) { n.within(t).testKill(first, second) })
 	t.Run("renewal", func(t *testing.T) { n.within(t).testRenewal(first) })
+	t.Run("fifth city", func(t *testing.T) { n.within(t).testGrowth(first) })
 	t.Run("leave", func(t *testing.T) { n.within(t).testLeave(second) })
 }
 
 // within is the network for a part of a test.
 func (n *network) within(t *testing.T) *network {
-	part := &network{t: t, assets: n.assets}
+	part := &network{t: t, programs: n.programs, assets: n.assets}
 	for _, c := range n.cities {
 		copied := *c
 		copied.t = t
@@ -197,11 +196,7 @@ func (n *network) testIsolation(first, second string) {
 func (n *network) deliver(c *city, who authority.Credentials, channel string) cb.Status {
 	t := n.t
 	t.Helper()
-	config, err := clientTLS(c.authority.Roots().TLS)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := grpc.NewClient("passthrough:///"+bsn.HostPort(Address(c.site), PortOrderer), grpc.WithTransportCredentials(credentials.NewTLS(config)))
+	conn, err := DialOrderer(c.site, c.authority.Roots())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,20 +410,8 @@ func (n *network) testKill(first, second string) {
 		})
 	}
 	for _, channel := range []string{first, second} {
-		n.eventually("the killed orderer level on "+channel, func(ctx context.Context) error {
-			height, err := n.cities[1].peer.Height(ctx, channel)
-			if err != nil {
-				return err
-			}
-			p, err := victim.orderer.Channel(ctx, channel)
-			if err == nil && p.Height < height {
-				// An orderer that was away hears of what it missed with the next blocks.
-				at := n.cities[1]
-				n.submit(at.contract(at.participant("writer", "alice/assets", "bob/assets"), channel), "Create", fmt.Sprint("nudge", time.Now().UnixNano()), "grey", "1", "writer", "1")
-				err = fmt.Errorf("at %d of %d", p.Height, height)
-			}
-			return err
-		})
+		at := n.cities[1]
+		n.level(at.peer, victim.orderer, channel, at.contract(at.participant("writer", "alice/assets", "bob/assets"), channel))
 	}
 }
 

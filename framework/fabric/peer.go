@@ -14,7 +14,6 @@ import (
 	pb "github.com/hyperledger/fabric-protos-go-apiv2/peer"
 	"github.com/hyperledger/fabric-protos-go-apiv2/peer/lifecycle"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -28,17 +27,7 @@ const maxMessage = 100 << 20
 // Dial connects to the peer of a city whose operator has these roots. It does not
 // wait for the connection.
 func Dial(site bsn.Site, roots authority.Roots) (*grpc.ClientConn, error) {
-	config, err := clientTLS(roots.TLS)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := grpc.NewClient("passthrough:///"+netip.AddrPortFrom(Address(site), PortPeer).String(),
-		grpc.WithTransportCredentials(credentials.NewTLS(config)),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)))
-	if err != nil {
-		return nil, fmt.Errorf("connect to a peer: %w", err)
-	}
-	return conn, nil
+	return dial(netip.AddrPortFrom(Address(site), PortPeer), roots)
 }
 
 // Peer rules a city's peer. It may be used by many goroutines at once.
@@ -93,6 +82,15 @@ func (p *Peer) Height(ctx context.Context, channel string) (uint64, error) {
 		return 0, fmt.Errorf("ask the peer for its height: %w", err)
 	}
 	return info.GetHeight(), nil
+}
+
+// Config is the newest configuration block that the peer has of a channel.
+func (p *Peer) Config(ctx context.Context, channel string) ([]byte, error) {
+	block, err := p.ask(ctx, channel, "cscc", []byte("GetConfigBlock"), []byte(channel))
+	if err != nil {
+		return nil, fmt.Errorf("ask the peer for the configuration of channel %s: %w", channel, err)
+	}
+	return block, nil
 }
 
 // Install gives the peer a package, see [Chaincode.Package]. That it has it already

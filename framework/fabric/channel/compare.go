@@ -12,9 +12,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// maxBlock bounds a proposed block 0, in bytes: one of a few dozen operators has
-// some hundred kilobytes.
-const maxBlock = 1 << 20
+// maxBlock bounds a configuration block, in bytes; each operator adds some ten
+// kilobytes to it. It is also what the orderers take, see orderer.yaml.
+const maxBlock = 8 << 20
 
 // CheckGenesis tells whether a proposed block 0 is the channel's own; the error
 // names the first part in which it differs.
@@ -30,9 +30,6 @@ func (c Channel) CheckGenesis(proposed []byte) error {
 }
 
 func difference(want, proposed []byte) error {
-	if len(proposed) > maxBlock {
-		return fmt.Errorf("it has more than %d bytes", maxBlock)
-	}
 	ours, err := parse(want)
 	if err != nil {
 		return err
@@ -69,6 +66,9 @@ func parse(raw []byte) (parsed, error) {
 	)
 	fail := func(what string, err error) (parsed, error) {
 		return parsed{}, fmt.Errorf("read its %s: %w", what, err)
+	}
+	if len(raw) > maxBlock {
+		return parsed{}, fmt.Errorf("it has more than %d bytes", maxBlock)
 	}
 	if err := proto.Unmarshal(raw, &block); err != nil {
 		return fail("block", err)
