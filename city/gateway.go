@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/openbsn/bsn"
@@ -97,7 +99,7 @@ func (d *daemon) startGateway(ctx context.Context) error {
 			MaxSubscriptions: g.MaxSubscriptions, MaxBackfill: g.MaxBackfill, RequestsPerSecond: g.RequestsPerSecond,
 			AppRequestsPerSecond: g.AppRequestsPerSecond, UnitsPerSecond: g.UnitsPerSecond, MaxLag: g.MaxLag, UpstreamTimeout: g.UpstreamTimeout,
 			Alone: gateway.Alone{Reads: g.Alone.Reads, Writes: g.Alone.Writes},
-			Cache: gateway.Cache{MaxBytes: g.Cache.MaxBytes, Head: g.Cache.Head}, Outside: g.Outside, Cordons: d.home.cordonFile(),
+			Cache: gateway.Cache{MaxBytes: g.Cache.MaxBytes, Head: g.Cache.Head}, Outside: g.Outside, Traces: gateway.Traces(g.Traces), Cordons: d.home.cordonFile(),
 		},
 	}
 	b, err := json.Marshal(role)
@@ -107,11 +109,23 @@ func (d *daemon) startGateway(ctx context.Context) error {
 	return d.runtime.Start(ctx, bsn.NodeSpec{
 		ID: gatewayID, Binary: d.binary.path, Args: []string{"gateway", "run", GatewayFile},
 		// With another binary in its place the gateway is started anew.
-		Env:     []string{"BSN_BINARY=" + d.binary.stamp},
+		Env:     append(tracesEnvironment(), "BSN_BINARY="+d.binary.stamp),
 		Files:   []bsn.File{{Path: GatewayFile, Mode: 0o600, Content: b}},
 		Address: listen[0], Ports: map[string]int{"http": bsn.PortGateway}, StopTimeout: g.DrainTimeout + 5*time.Second,
 		Handover: true,
 	})
+}
+
+// tracesEnvironment is what the daemon's environment says of OpenTelemetry, which is
+// for the gateway: the only one that sends traces.
+func tracesEnvironment() (env []string) {
+	for _, pair := range os.Environ() {
+		if strings.HasPrefix(pair, "OTEL_") {
+			env = append(env, pair)
+		}
+	}
+	slices.Sort(env) // a change of order is no change
+	return env
 }
 
 // gatewayLedger is how a gateway stands to the ledger, as its /health says.

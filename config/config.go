@@ -122,6 +122,13 @@ type Gateway struct {
 
 	Cache   Cache  `yaml:"cache"`
 	Outside string `yaml:"outside"`
+	Traces  Traces `yaml:"traces"`
+}
+
+// Traces is the section gateway.traces.
+type Traces struct {
+	Endpoint string  `yaml:"endpoint"`
+	Ratio    float64 `yaml:"ratio"`
 }
 
 // Cache is the section gateway.cache.

@@ -159,7 +159,9 @@ type subscriber func(ctx context.Context, p *pool, m message) answer
 func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscribe subscriber) answer {
 	c.at = time.Now()
 	p.touch(c.at)
+	ctx, span := g.traces.call(ctx, p, systemJSON, m.method)
 	a, class, units := g.dispatch(ctx, c, p, m, subscribe)
+	span.done(class, units, a.outcome)
 	err := g.meter.record(&c, p.chain.Name, class, units, a.outcome, time.Since(c.at))
 	g.quotaDone(&c, units, err == nil && a.outcome.served())
 	if err != nil {

@@ -56,7 +56,7 @@ func (g *Gateway) serveFast(q *http1.Request, w *http1.Writer) bool {
 		return true
 	}
 	defer g.memory.Give(taken)
-	g.sendFast(q, w, g.respond(q.Context(), c, p, text))
+	g.sendFast(q, w, g.respond(g.traces.fromFast(q.Context(), q.Field), c, p, text))
 	return true
 }
 

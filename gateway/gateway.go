@@ -120,6 +120,8 @@ type Config struct {
 	Cordons string `yaml:"cordons"`
 	// Protocols are what public chains may speak beside the frameworks' own, by name.
 	Protocols map[string]Protocol `yaml:"-" json:"-"`
+	// Traces says where traces go, if anywhere.
+	Traces Traces `yaml:"traces"`
 	// Cache bounds what is kept of nodes' answers.
 	Cache Cache `yaml:"cache"`
 
@@ -220,6 +222,7 @@ type Gateway struct {
 	memory    *memory
 	packages  *packages
 	meter     *meter
+	traces    *tracer // nil: none
 	quotas    quotas
 	// allowances of keys and projects, and of apps.
 	allowances, apps *allowances
@@ -278,7 +281,11 @@ func New(cfg Config, ledger bsn.Ledger, frameworks map[string]bsn.Framework, art
 		return nil, err
 	}
 	g.memory = newMemory(g.cfg.MaxMemoryBytes, store, g.cfg.Cache.MaxBytes)
+	if g.traces, err = newTracer(cfg.Traces, cfg.City, log); err != nil {
+		return nil, err
+	}
 	g.upstreams = newUpstreams(&g.cfg, frameworks, store, g.memory, log)
+	g.upstreams.traces = g.traces
 	g.meter.registry.MustRegister(g.upstreams.counts, g.neighbours.calls, g.memory)
 	g.draining, g.drain = context.WithCancel(context.Background())
 	g.replaced, g.replace = context.WithCancel(context.Background())
@@ -513,5 +520,5 @@ func (g *Gateway) background(ctx context.Context) (wait func(), err error) {
 		parts.Go(func() { keepState(ctx, g.directory, g.cfg.State, g.log) })
 	}
 	counted := g.keepJournal(ctx)
-	return func() { parts.Wait(); counted() }, nil
+	return func() { parts.Wait(); counted(); g.traces.close() }, nil
 }

@@ -86,6 +86,11 @@ func (call *grpcCall) run() {
 	method, known := p.names.find(call.name)
 	known = known && grpcMethod.MatchString(call.name)
 	call.method = method
+	if known {
+		ctx, span := g.traces.call(g.traces.from(call.r.Context(), call.r.Header), p, systemGRPC, call.name)
+		call.r = call.r.WithContext(ctx)
+		defer func() { span.done(method.Class, method.Units, call.outcome) }()
+	}
 	if !known {
 		text := "chain " + p.chain.Name + " does not offer " + clipName(call.name) + " here"
 		if len(p.methods.GRPC) == 0 {
@@ -173,7 +178,9 @@ func (call *grpcCall) pass() {
 			if n.grpc == nil || n.forwards.Load() {
 				continue
 			}
-			response, err := n.callGRPC(ctx, call, body)
+			asking, span := n.upstreams.traces.try(ctx, n, tryFirst)
+			response, err := n.callGRPC(asking, call, body)
+			span.tried(err, err == nil && isUnavailable(response))
 			switch {
 			case ctx.Err() != nil:
 			case err != nil:

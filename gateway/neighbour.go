@@ -233,9 +233,11 @@ func (g *Gateway) answerNeighbour(r *http.Request, m message) (bsn.MethodClass, 
 	if n == nil {
 		return method.Class, answer{}, errNoOwnNode
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), g.cfg.UpstreamTimeout)
+	ctx, cancel := context.WithTimeout(g.traces.from(r.Context(), r.Header), g.cfg.UpstreamTimeout)
 	defer cancel()
+	ctx, span := g.traces.try(ctx, n, tryAsked)
 	a, err := n.fetch(ctx, appendRequest(nil, 1, m.method, m.params), g.cfg.MaxResponseBytes)
+	span.tried(err, a.failure != nil)
 	if method.Class == bsn.MethodSend {
 		p.state.changed()
 	}
@@ -276,11 +278,14 @@ func (n *node) target(ctx context.Context) (*url.URL, http.Header) {
 		return n.url, nodeHeader
 	}
 	project, _ := ctx.Value(projectKey{}).(string)
-	if project == "" {
+	if project == "" && n.upstreams.traces == nil {
 		return n.via, nodeHeader
 	}
 	h := nodeHeader.Clone()
-	h[projectHeader] = []string{project}
+	if project != "" {
+		h[projectHeader] = []string{project}
+	}
+	n.upstreams.traces.hand(ctx, h)
 	return n.via, h
 }
 

@@ -60,6 +60,7 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 	if q.refers.scope != scopeNode {
 		if e, ok := p.cache.Get(q.key, cache.Now{Version: version, Height: q.floor, Time: q.began.UnixNano()}); ok {
 			p.counts.hit.Inc()
+			p.traces.answeredFrom(ctx, "cached")
 			if e.Shows >= 0 {
 				q.saw(e.Shows)
 			}
@@ -70,6 +71,7 @@ func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method,
 	f, first := s.flights.join(q.hash, q.key, version, q.floor)
 	if !first {
 		p.counts.joined.Inc()
+		p.traces.answeredFrom(ctx, "joined")
 		select {
 		case <-f.done:
 			a := f.answer
@@ -202,9 +204,11 @@ func (t *turn) good() bool {
 		errors.Is(t.err, errTooLarge) || errors.Is(t.err, errNoRoom)
 }
 
-func (p *pool) turn(ctx context.Context, n *node, request []byte, limit int64) turn {
+func (p *pool) turn(ctx context.Context, n *node, request []byte, limit int64, why tryReason) turn {
 	t := turn{node: n, head: n.head.Load()}
+	ctx, span := p.traces.try(ctx, n, why)
 	t.answer, t.err = n.fetch(ctx, request, limit)
+	span.tried(t.err, t.failure != nil)
 	if t.err == nil {
 		if t.failure != nil {
 			t.verdict = judge(t.failure)
@@ -248,10 +252,14 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 		if len(nodes) == 0 {
 			break
 		}
+		why := tryFirst
+		if !first {
+			why = tryRetry
+		}
 		if len(p.nodes) == 1 {
-			settle(p.turn(ctx, nodes[0], request, q.limit))
+			settle(p.turn(ctx, nodes[0], request, q.limit, why))
 		} else {
-			p.race(ctx, nodes, &asked, q, request, settle)
+			p.race(ctx, nodes, &asked, q, request, why, settle)
 		}
 	}
 	switch {
@@ -268,16 +276,16 @@ func (p *pool) ask(ctx context.Context, q *question, request []byte) turn {
 // race asks the nodes one after the other, and the next one already when an answer
 // is late, if few enough were late before. Whoever is slower is not waited for. Nodes
 // that were not known to be level are looked at by then, and added to those asked.
-func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *question, request []byte, settle func(turn) bool) {
+func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *question, request []byte, why tryReason, settle func(turn) bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	turns := make(chan turn, len(p.nodes))
 	next, pending, looks, limit := 0, 0, 0, q.limit
-	ask := func() {
+	ask := func(why tryReason) {
 		n := nodes[next]
 		next, pending = next+1, pending+1
 		go func() {
 			began := time.Now()
-			t := p.turn(ctx, n, request, limit)
+			t := p.turn(ctx, n, request, limit, why)
 			t.took = time.Since(began)
 			turns <- t
 		}()
@@ -293,7 +301,7 @@ func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *quest
 			}()
 		}
 	}()
-	ask()
+	ask(why)
 	late := time.NewTimer(p.state.pace.after(q.method.Units))
 	defer late.Stop()
 	for pending > 0 {
@@ -312,7 +320,7 @@ func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *quest
 				return
 			}
 			if next < len(nodes) {
-				ask()
+				ask(tryRetry)
 			}
 		case <-late.C:
 			if next == len(nodes) {
@@ -326,7 +334,7 @@ func (p *pool) race(ctx context.Context, nodes []*node, asked *[]*node, q *quest
 			case next < len(nodes):
 				if p.state.pace.spend() {
 					p.counts.hedged.Inc()
-					ask()
+					ask(tryHedge)
 				}
 			case looks < maxLooks:
 				looks++

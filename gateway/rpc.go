@@ -88,7 +88,7 @@ func (g *Gateway) serveRPC(w http.ResponseWriter, r *http.Request) {
 		g.reply(w, nil, bad)
 		return
 	}
-	g.sendSlow(w, r, g.respond(r.Context(), c, p, text))
+	g.sendSlow(w, r, g.respond(g.traces.from(r.Context(), r.Header), c, p, text))
 }
 
 // respond answers the text of a request: one message, or a batch.

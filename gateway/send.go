@@ -139,7 +139,9 @@ func (p *pool) send(ctx context.Context, tx bsn.Transaction, request []byte, lim
 // earlier try or from the other node and perhaps in a block, has accepted it,
 // whatever the words of its refusal.
 func (p *pool) hand(ctx context.Context, n *node, tx bsn.Transaction, request []byte, limit int64) handed {
-	a, err := n.ask(ctx, request, limit)
+	asking, span := n.upstreams.traces.try(ctx, n, tryCopy)
+	a, err := n.ask(asking, request, limit)
+	span.tried(err, a.failure != nil)
 	if err == nil && a.failure != nil && (saysKnown(a.failure) || p.knows(ctx, n, tx)) {
 		a = answer{result: quote(tx.Hash), outcome: outcomeOK}
 	}

@@ -28,6 +28,7 @@ type upstreams struct {
 	grpc       *http.Transport
 	cache      *cache.Store
 	counts     *readCounts
+	traces     *tracer
 	memory     *memory
 	log        *slog.Logger
 	pools      atomic.Pointer[map[string]*pool]
@@ -65,6 +66,7 @@ type pool struct {
 	memory    *memory
 	cache     *cache.Store
 	counts    chainCounts
+	traces    *tracer
 }
 
 // get returns the pool of a chain.
@@ -127,7 +129,7 @@ func (u *upstreams) rebuild(ctx context.Context) {
 	chains := u.outside.records(u.ledger)
 	pools := make(map[string]*pool, len(chains))
 	for _, c := range chains {
-		p := &pool{chain: c, maxLag: u.cfg.MaxLag, memory: u.memory, cache: u.cache}
+		p := &pool{chain: c, maxLag: u.cfg.MaxLag, traces: u.traces, memory: u.memory, cache: u.cache}
 		if f := u.protocol(c); f != nil {
 			p.framework, p.methods = f, f.Methods()
 			if c.Kind == bsn.ChainPublic {
