@@ -328,7 +328,7 @@ func (g *Gateway) query(w http.ResponseWriter, r *http.Request, c caller, t targ
 	if perSecond <= 0 {
 		perSecond = g.cfg.AppRequestsPerSecond
 	}
-	taken, ok := g.limit(c, units, g.appLevel(t.id, perSecond))
+	taken, ok := g.limit(&c, units, g.appLevel(t.id, perSecond))
 	if cost = taken.spent; !ok {
 		return nil, cost, taken.outcome, failOf(taken)
 	}

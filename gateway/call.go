@@ -160,7 +160,7 @@ func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscr
 	c.at = time.Now()
 	p.touch(c.at)
 	ctx, span := g.traces.call(ctx, p, systemJSON, m.method)
-	a, class, units := g.dispatch(ctx, c, p, m, subscribe)
+	a, class, units := g.dispatch(ctx, &c, p, m, subscribe)
 	span.done(class, units, a.outcome)
 	err := g.meter.record(&c, p.chain.Name, class, units, a.outcome, time.Since(c.at))
 	g.quotaDone(&c, units, err == nil && a.outcome.served())
@@ -174,13 +174,13 @@ func (g *Gateway) call(ctx context.Context, c caller, p *pool, m message, subscr
 	return a
 }
 
-func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, subscribe subscriber) (answer, bsn.MethodClass, int) {
+func (g *Gateway) dispatch(ctx context.Context, c *caller, p *pool, m message, subscribe subscriber) (answer, bsn.MethodClass, int) {
 	method, known := p.methods.Methods[m.method]
 	class := method.Class
 	// The wording is go-ethereum's: ethers and others look for it, and then do
 	// without a method, such as filters.
 	if !known && m.method == usageMethod {
-		return g.tellUsage(c, p, m), bsn.MethodLocal, 0
+		return g.tellUsage(*c, p, m), bsn.MethodLocal, 0
 	}
 	if !known {
 		return refuse(outcomeRefused, codeMethod, "the method %s does not exist/is not available: chain %s does not offer it here", clipName(m.method), p.chain.Name), classNone, 0
@@ -196,7 +196,7 @@ func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, su
 		return taken, class, 0
 	}
 	units := method.Units
-	a, ok := g.quota(&c, units)
+	a, ok := g.quota(c, units)
 	if ok {
 		a = g.answer(ctx, c, p, m, method, subscribe)
 	} else {
@@ -207,8 +207,8 @@ func (g *Gateway) dispatch(ctx context.Context, c caller, p *pool, m message, su
 }
 
 // answer takes a call that may pass to the nodes.
-func (g *Gateway) answer(ctx context.Context, c caller, p *pool, m message, method bsn.Method, subscribe subscriber) answer {
-	if a, ok := g.meterable(&c, p.chain.Name, method.Class); !ok {
+func (g *Gateway) answer(ctx context.Context, c *caller, p *pool, m message, method bsn.Method, subscribe subscriber) answer {
+	if a, ok := g.meterable(c, p.chain.Name, method.Class); !ok {
 		return a
 	}
 	if p.methods.Final {
@@ -216,7 +216,7 @@ func (g *Gateway) answer(ctx context.Context, c caller, p *pool, m message, meth
 	}
 	switch method.Class {
 	case bsn.MethodSend:
-		return g.send(ctx, c, p, m)
+		return g.send(ctx, *c, p, m)
 	case bsn.MethodLocal:
 		if a, ok := p.local(method); ok {
 			return a

@@ -160,7 +160,7 @@ func take(now time.Duration, units int, levels []level) (s spent, a answer, ok b
 
 // limit takes a call of so many compute units from what its key and its project may
 // use, and from further levels. The answer holds what is left to them.
-func (g *Gateway) limit(c caller, units int, further ...level) (answer, bool) {
+func (g *Gateway) limit(c *caller, units int, further ...level) (answer, bool) {
 	var room [4]level
 	s, a, ok := take(c.at.Sub(epoch), units, append(g.levels(room[:0], c), further...))
 	a.spent = s
@@ -168,7 +168,7 @@ func (g *Gateway) limit(c caller, units int, further ...level) (answer, bool) {
 }
 
 // levels appends the allowances of a caller's key and project.
-func (g *Gateway) levels(levels []level, c caller) []level {
+func (g *Gateway) levels(levels []level, c *caller) []level {
 	if l := c.limits; l != (bsn.Limits{}) {
 		levels = append(levels, level{
 			g.allowances.get(c.own), float64(l.RequestsPerSecond), float64(l.UnitsPerSecond), "key ", c.key.ID,

@@ -137,7 +137,7 @@ func BenchmarkTake(b *testing.B) {
 	var room [128]byte
 	b.ReportAllocs()
 	for b.Loop() {
-		a, _ := g.limit(c, 20)
+		a, _ := g.limit(&c, 20)
 		a.spent.appendPolicy(room[:0])
 		a.spent.appendLeft(room[:0])
 	}

@@ -199,7 +199,7 @@ func (p *policy) mayShow(from peer) (answer, bool) {
 
 // allow tells whether the restrictions of the caller's key let a call pass. Of a
 // transaction it is told when it has been read: see [Gateway.mayReceive].
-func (g *Gateway) allow(c caller, p *pool, m message, method bsn.Method) (answer, bool) {
+func (g *Gateway) allow(c *caller, p *pool, m message, method bsn.Method) (answer, bool) {
 	if method.Restricted && !c.policy.names(m.method) {
 		return refuseKind(kindMethod, "%s may not call %s: only a key whose methods name it may, and that is not for certain contracts only", c.name(), clipName(m.method)), false
 	}

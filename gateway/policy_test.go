@@ -343,7 +343,7 @@ func TestRestricted(t *testing.T) {
 		want   bool
 	}{{nil, false}, {&policy{}, false}, {p("eth_*"), false}, {p("eth_call"), false}, {p("eth_simulateV1"), true}, {narrow, false}} {
 		g := &Gateway{}
-		if _, ok := g.allow(caller{policy: c.policy}, &pool{}, message{method: "eth_simulateV1"}, bsn.Method{Restricted: true}); ok != c.want {
+		if _, ok := g.allow(&caller{policy: c.policy}, &pool{}, message{method: "eth_simulateV1"}, bsn.Method{Restricted: true}); ok != c.want {
 			t.Errorf("%+v: %v, want %v", c.policy, ok, c.want)
 		}
 	}

@@ -46,7 +46,7 @@ func appendKey(b []byte, chain, method string, params []byte) []byte {
 
 // read answers a read: from the cache, together with others who ask the same at the
 // same time, or by the first node that can. It keeps nothing that m points to.
-func (p *pool) read(ctx context.Context, c caller, m message, method bsn.Method, limit int64) answer {
+func (p *pool) read(ctx context.Context, c *caller, m message, method bsn.Method, limit int64) answer {
 	s := p.state
 	q := question{pool: p, who: c.who(), method: method, refers: refer(method, m.params), limit: limit, began: c.at}
 	buffer := keys.Get().(*[]byte)

@@ -43,10 +43,10 @@ type usageQuota struct {
 // tellUsage answers usageMethod. It costs nothing, but counts as a request; so that who
 // has used up a quota can still ask, that is not looked at.
 func (g *Gateway) tellUsage(c caller, p *pool, m message) answer {
-	if a, ok := g.allow(c, p, m, bsn.Method{Class: bsn.MethodLocal}); !ok {
+	if a, ok := g.allow(&c, p, m, bsn.Method{Class: bsn.MethodLocal}); !ok {
 		return a
 	}
-	a, ok := g.limit(c, 0)
+	a, ok := g.limit(&c, 0)
 	if !ok {
 		return a
 	}
@@ -89,7 +89,7 @@ func quotaLeft(limit, used int64, ends time.Time) *usageQuota {
 // opens a WebSocket.
 func (g *Gateway) left(c caller) (s spent) {
 	now := time.Since(epoch)
-	for _, l := range g.levels(nil, c) {
+	for _, l := range g.levels(nil, &c) {
 		l.mu.Lock()
 		l.drain(now)
 		s.requests = s.requests.tighter(l.requests, l.requestsPerSecond)
