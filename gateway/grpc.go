@@ -119,7 +119,7 @@ func (g *Gateway) enter(c *caller, p *pool, name string, method bsn.Method) (cos
 	if a, ok = g.passes(*c, p, name, method); !ok {
 		return cost, a, false
 	}
-	taken, ok := g.limit(*c, method.Units)
+	taken, ok := g.limit(c, method.Units)
 	if cost = taken.spent; !ok {
 		return cost, taken, false
 	}
@@ -136,7 +136,7 @@ func (g *Gateway) passes(c caller, p *pool, name string, method bsn.Method) (ans
 	if a, ok := g.together(method.Class); !ok {
 		return a, false
 	}
-	if a, ok := g.allow(c, p, message{method: name}, method); !ok {
+	if a, ok := g.allow(&c, p, message{method: name}, method); !ok {
 		return a, false
 	}
 	if method.Class == bsn.MethodSend {

@@ -175,7 +175,7 @@ func (u *uplink) next() error {
 	}
 	c := u.call.caller
 	c.at = time.Now()
-	if a, ok := u.call.g.limit(c, u.call.method.Notify); !ok {
+	if a, ok := u.call.g.limit(&c, u.call.method.Notify); !ok {
 		return refusalOf(a)
 	}
 	return u.call.charge()
