@@ -58,6 +58,9 @@ type action func(ts *testscript.TestScript, args []string) (output, error)
 //	lie CITY CITY2             from now on the API of the first, whose daemon does not run, lies: see lie_test.go
 //	lied CITY                  how often it was asked for what, one a line
 //	flood KEYFILE CITY WHAT N  N of something at a city's API, and how many of them it took: see flood_test.go
+//	load start WHERE           from now on reads, transactions and a subscription there without a pause, with one key
+//	load stop                  ends them, and says what was answered and what was wrong with it: see load_test.go
+//	sigstop|sigcont CITY PART  stops a process, as a machine does that hangs, and has it go on
 //	rss CITY PART MIB          fails if a process holds more memory
 //	supervise CITY…            from now on the cities' daemons are started again whenever they end
 //	kill COUNT CITY…           so many times kill -9 of a process of these cities, at random times, each at least once
@@ -67,7 +70,7 @@ var actions = map[string]action{
 	"bsn": bsnCommand, "signup": signup, "rpc": rpc, "gateway": gatewayCommand, "http": httpCommand, "ipc": ipc,
 	"as": as, "forget": forget, "interrupt": interrupt, "pid": pid, "sigkill": sigkill, "processes": listProcesses,
 	"blocks": blocks, "network": another, "lie": lie, "lied": lied, "flood": flood, "rss": rss, "supervise": supervise, "kills": kills, "traffic": trafficCommand,
-	"previous": previous, "this": this, "calling": keepCalling,
+	"load": loadCommand, "sigstop": sigstop, "sigcont": sigcont, "previous": previous, "this": this, "calling": keepCalling,
 }
 
 // check judges what the command before printed.
