@@ -177,14 +177,28 @@ type Method struct {
 	Shows Shows `yaml:"shows" json:"shows,omitempty"`
 	// Answer says what a method of class local is answered with.
 	Answer string `yaml:"answer" json:"answer,omitempty"`
+	// At is where a node answers an address of REST, if not at its REST interface.
+	At string `yaml:"at" json:"at,omitempty"`
 	// Restricted: it is so dear that only keys whose record names it may use it.
 	Restricted bool `yaml:"restricted" json:"restricted,omitempty"`
+}
+
+// AtRPC: it is answered below the address of JSON-RPC.
+const AtRPC = "rpc"
+
+// Head says how to ask a node for its newest block over JSON-RPC. The zero value is the
+// way of the Ethereum JSON-RPC.
+type Head struct {
+	Method string `yaml:"method" json:"method"`
+	// At is where in the result the number is, in decimals: members with dots between.
+	At string `yaml:"at" json:"at"`
 }
 
 // Methods is a framework's method table: data, not code.
 type Methods struct {
 	// Final: every block is final, so finalized and safe mean latest.
 	Final bool `yaml:"final" json:"final"`
+	Head  Head `yaml:"head" json:"head,omitzero"`
 	// Methods are those of JSON-RPC, by name.
 	Methods map[string]Method `yaml:"methods" json:"methods"`
 	// GRPC are the methods of gRPC by full name, as in cosmos.bank.v1beta1.Query/Balance.

@@ -46,15 +46,3 @@ func (g *Gateway) serveBSN(w http.ResponseWriter, r *http.Request) {
 	}
 	g.here(next)(w, r)
 }
-
-// serveREST answers REST. No framework here has such an interface: a framework that
-// has one gets its rows in the method table, and its calls take the way of all calls.
-func (g *Gateway) serveREST(w http.ResponseWriter, r *http.Request) {
-	_, p, bad, ok := g.admitRequest(r)
-	if !ok {
-		g.replyApp(w, nil, failApp(bad.status, "%s", errorText(bad.failure)))
-		return
-	}
-	g.replyApp(w, nil, failApp(http.StatusNotImplemented, "chain %s (%s) has no REST interface: call it at /rpc/%s",
-		p.chain.Name, p.chain.Framework, p.chain.Name))
-}

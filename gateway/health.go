@@ -130,6 +130,8 @@ func (g *Gateway) serveRoot(w http.ResponseWriter, _ *http.Request) {
 		"city":    g.cfg.City,
 		"addresses": map[string]string{
 			"rpc":    "/rpc/{chain} (JSON-RPC: POST or WebSocket; key as x-api-key or Authorization: Bearer, or /rpc/{chain}/{key})",
+			"rest":   "/rest/{chain}/… (REST, of chains that speak it; with a key)",
+			"grpc":   "gRPC, of chains that speak it: metadata x-api-key and x-bsn-chain",
 			"app":    "/app/{account}/{app}[@version] (GET: what it offers)",
 			"call":   "/app/{account}/{app}/{contract}/{function} (GET ?args=[…] or ?arg=…, or POST {\"args\":[…]}; with a key)",
 			"health": "/health",

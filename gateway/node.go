@@ -2,11 +2,14 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +54,7 @@ type node struct {
 	transport *http.Transport
 	direct    *http1.Client // if the node speaks plain HTTP, and nothing goes with a request
 	log       *slog.Logger
+	tells     bsn.Head           // how it tells its newest block
 	forget    context.CancelFunc // ends the watch
 
 	// via is where the gateway of the node's city takes calls for it, nil for the own
@@ -118,7 +122,12 @@ func (n *node) begin(ctx context.Context, p *pool) {
 	if n.direct != nil {
 		context.AfterFunc(ctx, n.direct.Close)
 	}
-	if _, ok := p.methods.Methods[headMethod]; ok {
+	n.tells = p.methods.Head
+	method := n.tells.Method
+	if method == "" {
+		method = headMethod
+	}
+	if _, ok := p.methods.Methods[method]; ok && n.url != nil {
 		go n.watch(ctx, p.state, p.methods.Final)
 	}
 }
@@ -303,6 +312,14 @@ func (n *node) askHead(ctx context.Context, final bool) (head, error) {
 	if !final {
 		return n.askBlock(ctx, "latest")
 	}
+	if n.tells.Method != "" {
+		a, err := n.question(ctx, n.tells.Method, nil)
+		if err != nil {
+			return head{}, err
+		}
+		number, err := numberAt(a.result, n.tells.At)
+		return head{number: number}, err
+	}
 	a, err := n.question(ctx, headMethod, nil)
 	if err != nil {
 		return head{}, err
@@ -312,6 +329,23 @@ func (n *node) askHead(ctx context.Context, final bool) (head, error) {
 		return head{}, fmt.Errorf("%s: %w", headMethod, err)
 	}
 	return head{number: number}, nil
+}
+
+// numberAt finds a number in a result: members with dots between.
+func numberAt(result []byte, at string) (int64, error) {
+	var value json.RawMessage = result
+	for name := range strings.SplitSeq(at, ".") {
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(value, &members); err != nil || members[name] == nil {
+			return 0, fmt.Errorf("%s has no number at %s", clip(result), at)
+		}
+		value = members[name]
+	}
+	number, err := strconv.ParseInt(strings.Trim(string(value), `"`), 10, 64)
+	if err != nil || number < 0 {
+		return 0, fmt.Errorf("%s has no number at %s", clip(result), at)
+	}
+	return number, nil
 }
 
 // askBlock asks the node for the block of a tag.

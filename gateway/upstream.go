@@ -133,7 +133,7 @@ func (u *upstreams) rebuild(ctx context.Context) {
 		if f := u.protocol(c); f != nil {
 			p.framework, p.methods = f, f.Methods()
 			if c.Kind == bsn.ChainPublic {
-				p.methods.Final = u.outside.Chains[c.Name].Final
+				p.methods.Final = p.methods.Final || u.outside.Chains[c.Name].Final
 			}
 			p.names, p.paths, _ = tablesOf(p.methods) // they were checked before
 		}

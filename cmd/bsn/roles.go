@@ -14,6 +14,7 @@ import (
 	"github.com/openbsn/bsn/city"
 	"github.com/openbsn/bsn/city/api"
 	"github.com/openbsn/bsn/config"
+	"github.com/openbsn/bsn/framework/cosmos"
 	"github.com/openbsn/bsn/framework/evm"
 	"github.com/openbsn/bsn/gateway"
 )
@@ -47,7 +48,11 @@ func gatewayRun(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			role.Gateway.Protocols = map[string]gateway.Protocol{evm.PublicName: public}
+			hub, err := cosmos.NewPublic()
+			if err != nil {
+				return err
+			}
+			role.Gateway.Protocols = map[string]gateway.Protocol{evm.PublicName: public, cosmos.Name: hub}
 			client := api.DialGateway(role.API, role.Secret)
 			if _, set := os.LookupEnv("GOMEMLIMIT"); !set {
 				// What is garbage is to be collected before calls are refused for it.
