@@ -14,8 +14,8 @@ import (
 	"github.com/openbsn/bsn/framework/fabric/channel"
 )
 
-// testGrowth: a fifth city takes part in the ordering of a running channel, then
-// becomes a member of it and endorses.
+// testGrowth: a fifth city takes part in the ordering of a running channel, becomes
+// a member of it and endorses; then it no longer orders.
 func (n *network) testGrowth(name string) {
 	t := n.t
 	founders := slices.Clone(n.cities)
@@ -81,6 +81,19 @@ func (n *network) testGrowth(name string) {
 		_, err := own.SubmitWithContext(ctx, "Update", client.WithArguments("harbour", "green", "1", "zoe", "1"))
 		return explain(err)
 	})
+	if err := away.runtime.Start(t.Context(), away.specs[0]); err != nil {
+		t.Fatal(err)
+	}
+	n.level(founders[0].peer, away.orderer, name, writer)
+
+	// It gives up ordering, once the one that was away is level, and stays a member.
+	less := n.channelOf(name, app, n.cities)
+	less.Orderers = less.Orderers[:len(founders)]
+	n.change(ctx, less, founders, 3)
+	if err := fifth.orderer.Leave(ctx, name); err != nil {
+		t.Fatal(err)
+	}
+	n.submit(own, "Transfer", "harbour", "yves")
 }
 
 // change makes a channel what the record says: every administrator makes the update
